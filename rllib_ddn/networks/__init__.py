@@ -6,13 +6,27 @@ from rllib_ddn.networks.fusion import (
     PersonalizationFusionBlock,
     RawFusion,
 )
+from rllib_ddn.networks.guiding import (
+    STATE_FUSIONS,
+    AgentOutput,
+    GlobalGuidingNetwork,
+    LocalPolicyNetwork,
+    greedy_actions,
+)
 from rllib_ddn.networks.idm import InternalDistillationModule
+from rllib_ddn.networks.mixers import MIXERS
 
 __all__ = [
+    "MIXERS",
+    "STATE_FUSIONS",
     "AgentNetwork",
+    "AgentOutput",
+    "GlobalGuidingNetwork",
     "IndependentObservationBlock",
     "InternalDistillationModule",
     "LocalInput",
+    "LocalPolicyNetwork",
     "PersonalizationFusionBlock",
     "RawFusion",
+    "greedy_actions",
 ]

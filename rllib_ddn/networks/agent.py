@@ -69,5 +69,10 @@ class AgentNetwork(nn.Module):
             step ``[R, H]``.
         """
         features = torch.relu(self.encoder(x_hat))
+        if len(features) == 1:  # acting: one step, without the overhead of a sequence kernel
+            if hidden is None:
+                hidden = features.new_zeros(features.shape[1:])
+            hidden = torch.gru_cell(features[0], hidden, *self.gru.all_weights[0])
+            return features, self.q_head(hidden).unsqueeze(0), hidden
         memory, last = self.gru(features, None if hidden is None else hidden.unsqueeze(0))
         return features, self.q_head(memory), last.squeeze(0)

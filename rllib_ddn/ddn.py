@@ -1,0 +1,495 @@
+"""DDN, the Double Distillation Network, as an RLlib algorithm."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.evaluation.metrics import summarize_episodes
+from ray.rllib.execution.train_ops import multi_gpu_train_one_step, train_one_step
+from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID, SampleBatch
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    NUM_AGENT_STEPS_SAMPLED,
+    NUM_AGENT_STEPS_TRAINED,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_FOR_EVALUATION_THIS_ITER,
+    NUM_ENV_STEPS_TRAINED,
+    NUM_TARGET_UPDATES,
+    SAMPLE_TIMER,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+)
+from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
+
+from rllib_ddn.ddn_env_runner import DDNEnvRunner
+from rllib_ddn.ddn_torch_policy import LEARNER_STATS, NETWORKS, DDNTorchPolicy
+from rllib_ddn.envs.grouping import TeamEnvError
+from rllib_ddn.evaluation import compare, evaluate_network
+from rllib_ddn.networks import MIXERS, STATE_FUSIONS
+from rllib_ddn.replay import EpisodeReplay
+
+NUM_EPISODES_SAMPLED = "num_episodes_sampled"
+NUM_ROUNDS = "num_sampling_rounds"
+STAGES = ("replay", "trajectory")
+
+
+class DDNConfig(AlgorithmConfig):
+    """Configures :class:`DDN`. The defaults are the paper's (section B.3), or PyMARL's where it is silent.
+
+    .. code-block:: python
+
+        import rllib_ddn
+        from rllib_ddn import DDNConfig
+
+        config = (
+            DDNConfig()
+            .environment("predator_prey", env_config={"penalty": 0.0})
+            .training(mixer="qmix", mask_probability=0.75)
+        )
+        algo = config.build_algo()
+        print(algo.train())
+
+    RLlib's own keys that matter most, with DDN's meaning and default:
+
+    ===================================  =========  ==================================================
+    key                                  default    meaning
+    ===================================  =========  ==================================================
+    ``lr``                               5e-4       leader and mixer (RMSprop, alpha 0.99, eps 1e-5)
+    ``gamma``                            0.99       discount
+    ``grad_clip``                        10         largest gradient norm of each optimizer; None: off
+    ``train_batch_size``                 32         *episodes* per update
+    ``replay_buffer_config["capacity"]`` 5000       *episodes* kept
+    ``exploration_config``               1 to 0.05  EpsilonGreedy over ``epsilon_timesteps`` = 50,000
+                                                    env steps, each agent by itself
+    ``min_sample_timesteps_per_...``     10,000     env steps per iteration, ``..._per_iteration``
+    ``evaluation_interval``              1          iterations between evaluations
+    ``evaluation_duration``              32         greedy episodes of each network
+    ``num_envs_per_env_runner``          1          an env runner plays one episode in each per round
+    ``num_cpus_for_main_process``        1          torch threads of the learner
+    ===================================  =========  ==================================================
+    """
+
+    def __init__(self, algo_class: type | None = None):
+        # Keys that exist from here on are this class's own.
+        super().__init__(algo_class=algo_class or DDN)
+        self._enable_checks = False
+
+        # DDN's own keys; training() explains them.
+        self.mixer = "qmix"
+        self.mixer_config: dict[str, Any] = {}
+        self.state_fusion = "personalized"
+        self.fusion_embed_dim = 32
+        self.fusion_hyper_dim = 16
+        self.agent_hidden_dim = 64
+        self.block_loss_coeff = 1.0
+        self.q_loss_coeff = 1.0
+        self.feature_loss_coeff = 1.0
+        self.distillation_temperature = 1.0
+        self.intrinsic_reward = True
+        self.mask_probability = 0.75
+        self.intrinsic_reward_coeff = 1.0
+        self.normalize_intrinsic_reward = False
+        self.intrinsic_reward_stage = "replay"
+        self.behaviour_network = "follower"
+        self.double_q = True
+        self.lpn_lr: float | None = None
+        self.idm_lr: float | None = None
+        self.target_update_interval_episodes = 200
+        self.updates_per_episode: float = 1.0
+        self.replay_buffer_config: dict[str, Any] = {"capacity": 5000}
+        self.store_buffer_in_checkpoints = False
+
+        # RLlib's keys with DDN's defaults.
+        self.enable_rl_module_and_learner = False
+        self.enable_env_runner_and_connector_v2 = False
+        self.framework_str = "torch"
+        self.env_runner_cls = DDNEnvRunner
+        self.batch_mode = "complete_episodes"
+        self._disable_preprocessor_api = True  # observations stay in the env's dtype
+        self.lr = 5e-4
+        self.gamma = 0.99
+        self.grad_clip = 10.0
+        self.train_batch_size = 32
+        self.num_env_runners = 0
+        self.exploration_config = {
+            "type": "EpsilonGreedy",
+            "initial_epsilon": 1.0,
+            "final_epsilon": 0.05,
+            "epsilon_timesteps": 50_000,
+        }
+        self.min_sample_timesteps_per_iteration = 10_000
+        self.evaluation_interval = 1
+        self.evaluation_duration = 32
+        self.evaluation_config = {"explore": False}
+        self._enable_checks = True
+
+    @override(AlgorithmConfig)
+    def training(
+        self,
+        *,
+        mixer: str = NotProvided,
+        mixer_config: dict[str, Any] = NotProvided,
+        state_fusion: str = NotProvided,
+        fusion_embed_dim: int = NotProvided,
+        fusion_hyper_dim: int = NotProvided,
+        agent_hidden_dim: int = NotProvided,
+        block_loss_coeff: float = NotProvided,
+        q_loss_coeff: float = NotProvided,
+        feature_loss_coeff: float = NotProvided,
+        distillation_temperature: float = NotProvided,
+        intrinsic_reward: bool = NotProvided,
+        mask_probability: float = NotProvided,
+        intrinsic_reward_coeff: float = NotProvided,
+        normalize_intrinsic_reward: bool = NotProvided,
+        intrinsic_reward_stage: str = NotProvided,
+        behaviour_network: str = NotProvided,
+        double_q: bool = NotProvided,
+        lpn_lr: float | None = NotProvided,
+        idm_lr: float | None = NotProvided,
+        target_update_interval_episodes: int = NotProvided,
+        updates_per_episode: float = NotProvided,
+        replay_buffer_config: dict[str, Any] = NotProvided,
+        store_buffer_in_checkpoints: bool = NotProvided,
+        **kwargs: Any,
+    ) -> DDNConfig:
+        """Sets the training related configuration.
+
+        Args:
+            mixer: the host, "vdn" or "qmix": how the agents' Q values make Q_tot (section 3.2).
+            mixer_config: arguments of the mixer; QMIX has ``embed_dim`` (32) and ``hypernet_dim`` (64).
+            state_fusion: "personalized" (the paper's two blocks, section 4.2), or "raw": the leader
+                gets the state as it is (Table 3).
+            fusion_embed_dim: D, size of S_hat and o_hat.
+            fusion_hyper_dim: K, hidden size of the hypernetworks that generate W and B.
+            agent_hidden_dim: H, size of the agent networks' features and GRU.
+            block_loss_coeff: weight of L_B (Equation 6), 0 or more; 0 switches it off (Table 4).
+            q_loss_coeff: weight of L_Q, likewise.
+            feature_loss_coeff: weight of L_F, likewise.
+            distillation_temperature: tau in softmax(Q / tau) of L_Q, above 0.
+            intrinsic_reward: whether there is an IDM (section 4.3; Table 5).
+            mask_probability: mu, probability in [0, 1] with which a step gets its intrinsic reward.
+            intrinsic_reward_coeff: scale of the intrinsic reward, 0 or more.
+            normalize_intrinsic_reward: divide it by a running standard deviation of L_I, as RND does.
+            intrinsic_reward_stage: "replay" adds it to each sampled batch, from the current predictor;
+                "trajectory" adds it once, on the env runner, in ``postprocess_trajectory``.
+            behaviour_network: who acts in training, "follower" or "leader".
+            double_q: the online leader chooses the target's actions; else the target leader does.
+            lpn_lr: the follower's learning rate (Adam); None: ``lr``.
+            idm_lr: the IDM predictor's learning rate (Adam); None: ``lr``.
+            target_update_interval_episodes: sampled episodes between hard copies to the targets.
+            updates_per_episode: updates per sampled episode, above 0; 0.25 is one in four.
+            replay_buffer_config: ``{"capacity": episodes}``.
+            store_buffer_in_checkpoints: whether checkpoints hold the replay. With it, a restored run
+                continues exactly (``num_env_runners=0`` and a ``seed``); without it, learning waits until
+                ``train_batch_size`` new episodes are there.
+            kwargs: RLlib's own arguments of ``AlgorithmConfig.training()``.
+
+        Returns:
+            This config.
+
+        Raises:
+            ValueError: an argument is unknown; the message suggests the nearest name.
+        """
+        known = [*inspect.signature(DDNConfig.training).parameters, *inspect.signature(AlgorithmConfig.training).parameters]
+        for key in kwargs:
+            if key not in known:
+                raise ValueError(_unknown_key(key, [name for name in known if name not in ("self", "kwargs")]))
+        own = {key: value for key, value in locals().items() if key in inspect.signature(DDNConfig.training).parameters}
+        for key in ("self", "kwargs"):
+            own.pop(key)
+        super().training(**kwargs)
+        for key, value in own.items():
+            if value is not NotProvided:
+                if key == "replay_buffer_config":
+                    value = {**self.replay_buffer_config, **value}
+                setattr(self, key, value)
+        return self
+
+    @override(AlgorithmConfig)
+    def update_from_dict(self, config_dict: dict[str, Any]) -> DDNConfig:
+        """As in RLlib, but a key that no config has is refused.
+
+        Raises:
+            ValueError: unknown key; the message suggests the nearest name.
+        """
+        for key in config_dict:
+            translated = self._translate_special_keys(key, warn_deprecated=False)
+            if not hasattr(self, translated) and key not in _DICT_KEYS:
+                raise ValueError(_unknown_key(key, [name for name in vars(self) if not name.startswith("_")]))
+        return super().update_from_dict(config_dict)
+
+    @override(AlgorithmConfig)
+    def validate(self) -> None:
+        """Checks all values.
+
+        Raises:
+            ValueError: a value is not accepted; the message names its key, what was given, and what
+                is accepted.
+        """
+        super().validate()
+        _one_of("mixer", self.mixer, tuple(MIXERS))
+        _one_of("state_fusion", self.state_fusion, STATE_FUSIONS)
+        _one_of("intrinsic_reward_stage", self.intrinsic_reward_stage, STAGES)
+        _one_of("behaviour_network", self.behaviour_network, NETWORKS)
+        if self.intrinsic_reward_stage == "trajectory" and not self.intrinsic_reward:
+            raise ValueError('intrinsic_reward_stage="trajectory" needs intrinsic_reward=True.')
+        for key in ("intrinsic_reward", "normalize_intrinsic_reward", "double_q", "store_buffer_in_checkpoints"):
+            if not isinstance(getattr(self, key), bool):
+                raise ValueError(f"{key} is True or False; got {getattr(self, key)!r}.")
+        for key in ("fusion_embed_dim", "fusion_hyper_dim", "agent_hidden_dim", "target_update_interval_episodes", "train_batch_size"):
+            _number(key, getattr(self, key), "a whole number above 0", lambda x: x == int(x) and x > 0)
+        for key in ("block_loss_coeff", "q_loss_coeff", "feature_loss_coeff", "intrinsic_reward_coeff"):
+            _number(key, getattr(self, key), "a number of at least 0", lambda x: x >= 0)
+        for key in ("distillation_temperature", "updates_per_episode", "lr"):
+            _number(key, getattr(self, key), "a number above 0", lambda x: x > 0)
+        for key in ("lpn_lr", "idm_lr", "grad_clip"):
+            if getattr(self, key) is not None:
+                _number(key, getattr(self, key), "a number above 0, or None", lambda x: x > 0)
+        _number("mask_probability", self.mask_probability, "a probability in [0, 1]", lambda x: 0 <= x <= 1)
+        _number("gamma", self.gamma, "a number in [0, 1]", lambda x: 0 <= x <= 1)
+        self._validate_mixer_config()
+        self._validate_replay()
+        kind = self.exploration_config.get("type", "EpsilonGreedy")
+        if "EpsilonGreedy" not in (kind if isinstance(kind, str) else kind.__name__):
+            raise ValueError(f'exploration_config["type"] is "EpsilonGreedy", DDN explores epsilon-greedily; got {kind!r}.')
+        if self.enable_rl_module_and_learner or self.enable_env_runner_and_connector_v2:
+            raise ValueError(
+                "DDN runs on RLlib's Policy API: leave enable_rl_module_and_learner and enable_env_runner_and_connector_v2 False."
+            )
+        if self.framework_str != "torch":
+            raise ValueError(f'framework is "torch"; got {self.framework_str!r}.')
+        if not issubclass(self.env_runner_cls or DDNEnvRunner, DDNEnvRunner):
+            raise ValueError(f"env_runner_cls is DDNEnvRunner or a subclass of it; got {self.env_runner_cls!r}.")
+        if self.batch_mode != "complete_episodes":
+            raise ValueError(f'batch_mode is "complete_episodes", DDN learns from whole episodes; got {self.batch_mode!r}.')
+        if self.remote_worker_envs:
+            raise ValueError("remote_worker_envs is False; use more env runners instead.")
+        if list(self.policies) != [DEFAULT_POLICY_ID]:
+            raise ValueError(
+                f"DDN trains one team with one policy, {DEFAULT_POLICY_ID!r}; got the policies {sorted(self.policies)}."
+            )
+        if self.evaluation_duration_unit != "episodes" or not isinstance(self.evaluation_duration, int):
+            raise ValueError(
+                "evaluation_duration is a number of episodes of each network (evaluation_duration_unit='episodes'); "
+                f"got {self.evaluation_duration!r} {self.evaluation_duration_unit}."
+            )
+
+    def _validate_mixer_config(self) -> None:
+        accepted = [name for name in inspect.signature(MIXERS[self.mixer]).parameters if name not in ("num_agents", "state_dim")]
+        for key in self.mixer_config:
+            if key not in accepted:
+                options = ", ".join(accepted) or "no options"
+                raise ValueError(f"mixer_config[{key!r}] is unknown: the mixer {self.mixer!r} has {options}.")
+
+    def _validate_replay(self) -> None:
+        for key in self.replay_buffer_config:
+            if key != "capacity":
+                raise ValueError(f"replay_buffer_config[{key!r}] is unknown: DDN's episode replay has one option, capacity.")
+        EpisodeReplay(**self.replay_buffer_config)
+        if self.replay_buffer_config["capacity"] < self.train_batch_size:
+            raise ValueError(
+                f"replay_buffer_config['capacity'] = {self.replay_buffer_config['capacity']} is less than train_batch_size = "
+                f"{self.train_batch_size}: nothing could ever be learned."
+            )
+
+
+class DDN(Algorithm):
+    """The Double Distillation Network on RLlib.
+
+    :meth:`training_step` is Algorithm 1 of the paper.
+    """
+
+    config: DDNConfig
+    local_replay_buffer: EpisodeReplay
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> DDNConfig:
+        return DDNConfig()
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_policy_class(cls, config: AlgorithmConfig) -> type[DDNTorchPolicy]:
+        return DDNTorchPolicy
+
+    @override(Algorithm)
+    def setup(self, config: DDNConfig) -> None:
+        threads = config.get("num_cpus_for_main_process") or 1
+        torch.set_num_threads(max(1, math.ceil(threads)))
+        super().setup(config)
+        seed = self.config.seed
+        self._rng = np.random.default_rng(seed)  # samples the replay and masks the intrinsic reward
+        self._evaluation_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+    @override(Algorithm)
+    def _create_local_replay_buffer_if_necessary(self, config: Any) -> EpisodeReplay:
+        return EpisodeReplay(**config["replay_buffer_config"])
+
+    @override(Algorithm)
+    def training_step(self) -> dict[str, Any]:
+        """One round of Algorithm 1.
+
+        - Each env runner plays one episode in each of its environments (lines 2 to 12).
+        - With at least a batch of episodes in replay, ``updates_per_episode`` updates are made for
+          each new episode, each on a fresh sample (lines 13 to 25).
+        - The targets are copied every ``target_update_interval_episodes`` episodes (lines 26 to 28).
+        - The env runners get the weights that acting needs.
+
+        Returns:
+            RLlib's learner results, averaged over the round's updates; NaN where there was none.
+        """
+        before = self._counters[NUM_EPISODES_SAMPLED]
+        with self._timers[SAMPLE_TIMER]:
+            for batch in self._play_round():
+                self.local_replay_buffer.add(batch)
+                self._counters[NUM_EPISODES_SAMPLED] += len(batch["length"])
+                self._counters[NUM_ENV_STEPS_SAMPLED] += int(batch["length"].sum())
+                self._counters[NUM_AGENT_STEPS_SAMPLED] += int(batch["length"].sum())
+        after = self._counters[NUM_EPISODES_SAMPLED]
+
+        updates = []
+        if len(self.local_replay_buffer) >= self.config.train_batch_size:
+            rate = self.config.updates_per_episode
+            for _ in range(math.floor(after * rate) - math.floor(before * rate)):
+                updates.append(self._update())
+
+        interval = self.config.target_update_interval_episodes
+        if after // interval > before // interval:
+            self.get_policy().update_target()
+            self._counters[NUM_TARGET_UPDATES] += 1
+
+        with self._timers[SYNCH_WORKER_WEIGHTS_TIMER]:
+            self.env_runner_group.sync_weights(
+                global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]}, inference_only=True
+            )
+        return {DEFAULT_POLICY_ID: {LEARNER_STATS_KEY: _mean_stats(updates)}}
+
+    def _play_round(self) -> list[SampleBatch]:
+        """Episodes from all healthy env runners.
+
+        Raises:
+            TeamEnvError: an env gave NaN or an empty action mask. (An env runner that fails in
+                another way is RLlib's to ignore or to restart.)
+        """
+        number = self._counters[NUM_ROUNDS]
+        self._counters[NUM_ROUNDS] += 1
+
+        def play(runner: DDNEnvRunner) -> SampleBatch | TeamEnvError:
+            try:
+                return runner.sample(round_number=number)
+            except TeamEnvError as error:
+                return error
+
+        remote = self.env_runner_group.num_remote_env_runners() > 0
+        results = self.env_runner_group.foreach_env_runner(play, local_env_runner=not remote)
+        for result in results:
+            if isinstance(result, TeamEnvError):
+                raise result
+        return results
+
+    def _update(self) -> dict[str, Any]:
+        """One update on a fresh sample; returns its statistics."""
+        config = self.config
+        episodes = self.local_replay_buffer.sample(config.train_batch_size, self._rng)
+        episodes["keep"] = self._rng.random(episodes["rewards"].shape) < config.mask_probability  # m ~ Bernoulli(mu)
+        steps = int(episodes["length"].sum())
+        trained = self._counters[NUM_ENV_STEPS_TRAINED], self._counters[NUM_AGENT_STEPS_TRAINED]
+        train = train_one_step if math.ceil(config.num_gpus) <= 1 and not config._fake_gpus else multi_gpu_train_one_step
+        results = train(self, SampleBatch(episodes, _zero_padded=True))
+        # RLlib has counted the batch's rows, which are episodes.
+        self._counters[NUM_ENV_STEPS_TRAINED] = trained[0] + steps
+        self._counters[NUM_AGENT_STEPS_TRAINED] = trained[1] + steps
+        return results[DEFAULT_POLICY_ID][LEARNER_STATS_KEY]
+
+    @override(Algorithm)
+    def step(self) -> dict[str, Any]:
+        """RLlib's iteration. If an env gives unusable data, what is trained is saved first.
+
+        Raises:
+            TeamEnvError: see :meth:`_play_round`; the message names the checkpoint.
+        """
+        try:
+            results = super().step()
+        except TeamEnvError as error:
+            directory = os.path.join(self.logdir, "checkpoint_before_error")
+            os.makedirs(directory, exist_ok=True)
+            self.save_checkpoint(directory)
+            raise TeamEnvError(f"{error} All that was trained before is saved in {directory}.") from error
+        if self.config.evaluation_interval and "evaluation" not in results:
+            # The same keys in every result: loggers fix their columns at the first.
+            results["evaluation"] = compare(dict.fromkeys(NETWORKS))
+        return results
+
+    @override(Algorithm)
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Plays ``evaluation_duration`` greedy episodes of each network, both on the same seeds.
+
+        Returns:
+            ``leader`` and ``follower`` with ``episode_return_mean``, ``win_rate`` where the env knows it,
+            and more; ``knowledge_transfer``; and under ``env_runners`` RLlib's own summary of the
+            behaviour network's episodes.
+        """
+        self._before_evaluate()
+        runners = self.eval_env_runner_group or self.env_runner_group
+        if runners is self.eval_env_runner_group:
+            runners.sync_weights(
+                from_worker_or_learner_group=self.env_runner_group.local_env_runner,
+                global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]},
+            )
+        self.callbacks.on_evaluate_start(algorithm=self, metrics_logger=self.metrics)
+        config = self.evaluation_config
+        seeds = [[self._evaluation_seed, self.iteration, k] for k in range(config.evaluation_duration)]
+        played = {network: evaluate_network(runners, network, seeds, bool(config.explore)) for network in NETWORKS}
+        results = compare(played)
+        results["env_runners"] = summarize_episodes(played[self.config.behaviour_network])
+        steps = sum(episode.episode_length for episodes in played.values() for episode in episodes)
+        results["timesteps_this_iter"] = self._counters[NUM_ENV_STEPS_SAMPLED_FOR_EVALUATION_THIS_ITER] = steps
+        self.callbacks.on_evaluate_end(algorithm=self, metrics_logger=self.metrics, evaluation_metrics=results)
+        return results
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "rng": self._rng.bit_generator.state, "evaluation_seed": self._evaluation_seed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._rng.bit_generator.state = state["rng"]
+        self._evaluation_seed = state["evaluation_seed"]
+
+
+# Keys that RLlib takes in config dicts although no attribute has their name.
+_DICT_KEYS = ("multiagent", "__trial_info__", "_enable_new_api_stack", "_is_frozen", "exploration_config")
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"unknown config key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; see the docstring of DDNConfig.training().")
+
+
+def _one_of(key: str, value: Any, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        near = difflib.get_close_matches(str(value), accepted, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{key} is one of {', '.join(map(repr, accepted))}; got {value!r}.{hint}")
+
+
+def _number(key: str, value: Any, accepted: str, check: Callable[[Any], bool]) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not check(value):
+        raise ValueError(f"{key} is {accepted}; got {value!r}.")
+
+
+def _mean_stats(updates: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over a round's updates, brought to the host at once; NaN where there is no figure."""
+    stats = dict.fromkeys(LEARNER_STATS, float("nan"))
+    for name in LEARNER_STATS:
+        values = [update[name] for update in updates if name in update]
+        if values:
+            stats[name] = float(torch.stack([torch.as_tensor(value) for value in values]).mean())
+    return stats

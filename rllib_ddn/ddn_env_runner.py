@@ -1,0 +1,277 @@
+"""The env runner of DDN: whole episodes of a team, straight into episode arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.evaluation.episode_v2 import EpisodeV2
+from ray.rllib.evaluation.metrics import RolloutMetrics
+from ray.rllib.evaluation.rollout_worker import RolloutWorker
+from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID, SampleBatch
+from ray.rllib.utils.annotations import override
+
+from rllib_ddn.ddn_torch_policy import DDNTorchPolicy
+from rllib_ddn.envs.grouping import TeamEnvError, TeamGames, as_team_env, team_of
+from rllib_ddn.replay import Episodes, empty_episodes, resize_steps
+
+WON = "battle_won"  # the key of a final info that says whether the team has won (as in SMAC)
+
+
+class DDNEnvRunner(RolloutWorker):
+    """A ``RolloutWorker`` that plays rounds: one whole episode in each of its sub-environments.
+
+    All sub-environments' agents act in one call of the network. An env that can step all games at
+    once does so (see :class:`rllib_ddn.envs.grouping.TeamGames`); any other is stepped in a loop.
+
+    An episode depends on the config's seed, the runner's index, the episode's number and the
+    weights, and on nothing else: its env seed and its exploration are derived from these. That
+    is what makes a restored run continue exactly.
+
+    RLlib's callbacks are called as its own sampler calls them, with an ``EpisodeV2``;
+    ``on_episode_step`` only if it is overridden. ``on_sample_end`` gets the round's episode-major
+    batch (see :mod:`rllib_ddn.replay`).
+    """
+
+    EXPLORATION_BLOCK = 64  # steps for which exploration's random numbers are drawn ahead
+
+    def __init__(self, *, env_creator: Callable, config: Any = None, worker_index: int = 0, **kwargs: Any):
+        if worker_index > 0:
+            torch.set_num_threads(max(1, int(config.num_cpus_per_env_runner)))
+        super().__init__(
+            env_creator=lambda context: as_team_env(env_creator(context), context),
+            config=config,
+            worker_index=worker_index,
+            **kwargs,
+        )
+        self._games: Any = None
+        self._rounds_played = 0
+        self._metrics: list[RolloutMetrics] = []
+        self._base_seed = self.config.seed
+        if self._base_seed is None:
+            self._base_seed = int(np.random.SeedSequence().generate_state(1)[0])
+        overridden = type(self.callbacks).on_episode_step is not RLlibCallback.on_episode_step
+        self._calls_on_episode_step = overridden
+
+    @property
+    def policy(self) -> DDNTorchPolicy:
+        return self.policy_map[DEFAULT_POLICY_ID]
+
+    @property
+    def games(self) -> Any:
+        """All sub-environments as one set of arrays, made when first needed."""
+        if self._games is None:
+            envs = self.async_env.get_sub_environments()
+            vectorize = getattr(envs[0], "vectorize", None)
+            # An env that draws itself is stepped itself.
+            drawn = getattr(envs[0], "render_mode", None) is not None
+            self._games = (vectorize(len(envs)) if vectorize and not drawn else None) or TeamGames(envs)
+        return self._games
+
+    @override(RolloutWorker)
+    def sample(self, *, round_number: int | None = None, **kwargs: Any) -> SampleBatch:
+        """Plays one exploring episode in each sub-environment.
+
+        Args:
+            round_number: number of the round, from which the episodes' seeds are derived; by default
+                the rounds of this runner are counted.
+
+        Returns:
+            Episode-major arrays, a row per episode (see :mod:`rllib_ddn.replay`).
+
+        Raises:
+            TeamEnvError: an observation or reward is not finite, or an agent has no action.
+        """
+        if round_number is None:
+            round_number = self._rounds_played
+        self._rounds_played = round_number + 1
+        seeds = [
+            [self._base_seed, self.worker_index, round_number, e] for e in range(self.config.num_envs_per_env_runner)
+        ]
+        episodes, metrics = self.play(seeds, self.config.behaviour_network, self.config.explore, for_training=True)
+        self._metrics.extend(metrics)
+        batch = SampleBatch(episodes)
+        self.callbacks.on_sample_end(worker=self, samples=batch)
+        return batch
+
+    def play(
+        self,
+        seeds: Sequence[Sequence[int]],
+        network: str,
+        explore: bool,
+        for_training: bool = False,
+        on_step: Callable[[], None] | None = None,
+    ) -> tuple[Episodes, list[RolloutMetrics]]:
+        """Plays one episode per seed, at most as many as there are sub-environments.
+
+        Args:
+            seeds: E sequences of integers that seed the episodes.
+            network: who acts, "leader" or "follower".
+            explore: whether to act epsilon-greedily.
+            for_training: whether to postprocess the episodes for training.
+            on_step: called after the reset and after each step, for rendering.
+
+        Returns:
+            The episodes (see :mod:`rllib_ddn.replay`) and RLlib's metrics of them. The metrics' returns
+            are the env's; training's postprocessing does not count.
+        """
+        games, policy, spec = self.games, self.policy, self.games.spec
+        count = len(seeds)
+        rngs = [np.random.default_rng(seed) for seed in seeds]
+        env_seeds = np.array([rng.integers(2**31) for rng in rngs])
+        trackers = [self._start_episode(e, int(rng.integers(2**62))) for e, rng in enumerate(rngs)]
+        games.reset(env_seeds)
+        room = games.episode_limit or 64
+        episodes = empty_episodes(count, room, spec)
+        memory = policy.initial_memory(count)
+        live, step, steps_played = np.arange(count), 0, 0
+        runners = max(1, self.num_workers)  # play in step with this one, as far as epsilon goes
+        uniform = np.zeros(0)
+        self._record(episodes, games, live, 0)
+        for e, tracker in enumerate(trackers):
+            self._callback("on_episode_start", tracker, e)
+        if on_step:
+            on_step()
+
+        while live.size:
+            if explore and step % self.EXPLORATION_BLOCK == 0:
+                shape = (self.EXPLORATION_BLOCK, spec.num_agents, 2)
+                uniform = np.stack([rng.random(shape) for rng in rngs])  # [E, block, N, 2]
+            everyone = live.size == games.obs.shape[0]
+            pick = (lambda array: array) if everyone else (lambda array: array[live])
+            actions, memory, _ = policy.act(
+                network,
+                pick(games.obs),
+                pick(games.state),
+                pick(games.action_mask),
+                memory,
+                policy.epsilon(policy.global_timestep + runners * steps_played) if explore else 0.0,
+                uniform[live, step % self.EXPLORATION_BLOCK] if explore else None,
+            )
+            rewards, terminated, truncated = games.step(actions, live)
+            if not np.isfinite(rewards).all():
+                raise TeamEnvError(f"the env gave the reward {rewards[~np.isfinite(rewards)][0]}; rewards must be finite numbers.")
+            if step == room:
+                room *= 2
+                episodes = resize_steps(episodes, room)
+            episodes["actions"][live, step] = actions
+            episodes["rewards"][live, step] = rewards
+            step += 1
+            steps_played += live.size
+            self._record(episodes, games, live, step)
+            if self._calls_on_episode_step:
+                for e, reward in zip(live, rewards, strict=True):
+                    trackers[e].step()
+                    trackers[e].total_reward += float(reward)
+                    trackers[e].set_last_info(self._team, games.info(e))
+                    self._callback("on_episode_step", trackers[e], e)
+            if on_step:
+                on_step()
+            over = terminated | truncated
+            if over.any():
+                ended = live[over]
+                episodes["terminated"][ended] = terminated[over] & ~truncated[over]
+                episodes["length"][ended] = step
+                memory = (memory[0][~over], memory[1][~over])
+                live = live[~over]
+        episodes = resize_steps(episodes, step)
+        metrics = [self._end_episode(episodes, trackers[e], e, for_training) for e in range(count)]
+        return episodes, metrics
+
+    @override(RolloutWorker)
+    def get_metrics(self) -> list[RolloutMetrics]:
+        """Metrics of the episodes sampled since the last call."""
+        metrics, self._metrics = self._metrics, []
+        return metrics
+
+    @override(RolloutWorker)
+    def get_weights(self, policies: Any = None, inference_only: bool = False) -> dict[str, Any]:
+        """All weights; with ``inference_only`` those that acting needs, which is what is broadcast."""
+        if inference_only:
+            return {DEFAULT_POLICY_ID: self.policy.get_acting_weights()}
+        return super().get_weights(policies, inference_only)
+
+    @property
+    def _team(self) -> Any:
+        return team_of(self.env)[0]
+
+    def _record(self, episodes: Episodes, games: Any, live: np.ndarray, step: int) -> None:
+        """Copies the current observations in, and checks them."""
+        spec = games.spec
+        obs, state, mask = games.obs[live], games.state[live], games.action_mask[live]
+        for name, array in (("observation", obs), ("state", state)):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise TeamEnvError(f"the env gave a {name} that holds NaN or infinity at step {step}; {name}s must be finite.")
+        if spec.has_action_mask and not mask.any(-1).all():
+            agent = int(np.argwhere(~mask.any(-1))[0][1])
+            raise TeamEnvError(
+                f"the action mask of agent {agent} is all zero at step {step}: leave at least one action, a no-op if need be."
+            )
+        episodes["obs"][live, step] = obs
+        episodes["state"][live, step] = state
+        episodes["action_mask"][live, step] = mask
+
+    def _start_episode(self, env_index: int, episode_id: int) -> EpisodeV2:
+        episode = EpisodeV2(
+            env_index, self.policy_map, self.policy_mapping_fn, worker=self, callbacks=self.callbacks
+        )
+        episode.episode_id = episode_id
+        self._callback("on_episode_created", episode, env_index)
+        return episode
+
+    def _callback(self, name: str, episode: EpisodeV2, env_index: int) -> None:
+        getattr(self.callbacks, name)(
+            worker=self, base_env=self.async_env, policies=self.policy_map, episode=episode, env_index=env_index
+        )
+
+    def _end_episode(self, episodes: Episodes, episode: EpisodeV2, e: int, for_training: bool) -> RolloutMetrics:
+        length = int(episodes["length"][e])
+        info = self.games.info(e)
+        episode.total_env_steps = episode.total_agent_steps = length
+        episode.total_reward = float(episodes["rewards"][e, :length].sum())
+        episode.agent_rewards[(self._team, DEFAULT_POLICY_ID)] = episode.total_reward
+        episode.set_last_info(self._team, info)
+        if WON in info:
+            episode.custom_metrics[WON] = float(info[WON])
+        if for_training:
+            self._postprocess(episodes, episode, e, length)
+        self._callback("on_episode_end", episode, e)
+        return RolloutMetrics(
+            length,
+            episode.total_reward,
+            dict(episode.agent_rewards),
+            episode.custom_metrics,
+            {},
+            episode.hist_data,
+            episode.media,
+        )
+
+    def _postprocess(self, episodes: Episodes, episode: EpisodeV2, e: int, length: int) -> None:
+        """RLlib's postprocessing hooks on one episode, as T rows that are views of the arrays."""
+        ends = np.zeros((2, length), bool)
+        ends[0 if episodes["terminated"][e] else 1, -1] = True
+        row = {name: episodes[name][e] for name in ("obs", "state", "action_mask", "actions", "rewards")}
+        trajectory = SampleBatch(
+            {
+                **{name: array[:length] for name, array in row.items()},
+                **{f"new_{name}": row[name][1 : length + 1] for name in ("obs", "state", "action_mask")},
+                SampleBatch.TERMINATEDS: ends[0],
+                SampleBatch.TRUNCATEDS: ends[1],
+                SampleBatch.T: np.arange(length),
+                SampleBatch.EPS_ID: np.full(length, episode.episode_id),
+            }
+        )
+        done = self.policy.postprocess_trajectory(trajectory, {}, episode)
+        self.callbacks.on_postprocess_trajectory(
+            worker=self,
+            episode=episode,
+            agent_id=self._team,
+            policy_id=DEFAULT_POLICY_ID,
+            policies=self.policy_map,
+            postprocessed_batch=done,
+            original_batches={self._team: (DEFAULT_POLICY_ID, self.policy, trajectory)},
+        )
+        episodes["rewards"][e, :length] = done[SampleBatch.REWARDS]

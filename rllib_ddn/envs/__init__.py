@@ -1,0 +1,13 @@
+"""The worlds. ``ENVS`` maps the names that RLlib knows to the creators behind them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
+from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
+
+ENVS: dict[str, Any] = {
+    "predator_prey": PredatorPreyTeam,
+    "pettingzoo": PettingZooTeam,
+}

@@ -1,0 +1,172 @@
+"""Any cooperative PettingZoo ``ParallelEnv`` as a team env."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+from rllib_ddn.envs.grouping import ACTION_MASK, OBS, STATE, TeamEnvError, _flat_dtype
+
+TEAM = "team"
+
+
+class PettingZooTeam(MultiAgentEnv):
+    """A ParallelEnv's agents grouped into one team.
+
+    Agents with smaller observation or action spaces are padded with zeros and masked. An agent
+    that leaves before the episode is over stays in the team with an observation of zeros and
+    action 0 as its only one.
+
+    Args:
+        config: the ``env_config``:
+
+            - ``env``: the factory, ``"package.module:parallel_env"`` or a callable;
+            - ``team_reward``: ``"sum"`` (default) or ``"mean"`` of the agents' rewards;
+            - ``state``: ``"env"`` (default: the env's own ``state()``) or ``"concat"`` (the
+              agents' observations side by side);
+            - every other key is an argument of the factory.
+
+    Raises:
+        TeamEnvError: a key has no accepted value, the factory cannot be imported, an action space
+            is not discrete, or there is no state.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        super().__init__()
+        arguments = dict(config)
+        factory = _load(arguments.pop("env", None))
+        self._mean = _choice(arguments, "team_reward", ("sum", "mean")) == "mean"
+        self._concat = _choice(arguments, "state", ("env", "concat")) == "concat"
+        self.env = factory(**arguments)
+        self._members = list(self.env.possible_agents)
+        self.render_mode = getattr(self.env, "render_mode", None)
+
+        for agent in self._members:
+            space = self.env.action_space(agent)
+            if not isinstance(space, spaces.Discrete) or space.start != 0:
+                raise TeamEnvError(f"the action space of agent {agent!r} is {space}: DDN needs Discrete(n) starting at 0.")
+        self._obs_spaces = [_observation(self.env.observation_space(agent)) for agent in self._members]
+        self._counts = [int(self.env.action_space(agent).n) for agent in self._members]
+        self._dims = [spaces.flatdim(space) for space in self._obs_spaces]
+        obs_dtype = np.result_type(*(_flat_dtype(space) for space in self._obs_spaces))
+        self.num_actions, self.obs_dim = max(self._counts), max(self._dims)
+
+        if self._concat:
+            state_dim, state_dtype = self.obs_dim * len(self._members), obs_dtype
+        else:
+            self.env.reset(seed=0)
+            try:
+                state = np.asarray(self.env.state())
+            except (NotImplementedError, AttributeError):
+                raise TeamEnvError(
+                    f'{self.env} has no state(): choose env_config={{"state": "concat"}} to use the concatenated observations.'
+                ) from None
+            state_dim, state_dtype = state.size, np.float32 if state.dtype == np.float64 else state.dtype
+        self._obs_dtype, self._state_dtype = np.dtype(obs_dtype), np.dtype(state_dtype)
+        self.observation_space = spaces.Tuple(
+            spaces.Dict(
+                {
+                    OBS: _unbounded((self.obs_dim,), self._obs_dtype),
+                    ACTION_MASK: spaces.Box(0, 1, (self.num_actions,), np.int8),
+                    STATE: _unbounded((state_dim,), self._state_dtype),
+                }
+            )
+            for _ in self._members
+        )
+        self.action_space = spaces.Tuple(spaces.Discrete(self.num_actions) for _ in self._members)
+        self.possible_agents = self.agents = [TEAM]
+        self.observation_spaces, self.action_spaces = {TEAM: self.observation_space}, {TEAM: self.action_space}
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return self._observation(observations, infos), {TEAM: self._info(infos)}
+
+    def step(self, action_dict: dict):
+        """One step; the rewards of the agents still there are added up or averaged over the team."""
+        present = set(self.env.agents)
+        actions = {
+            agent: int(action)
+            for agent, action in zip(self._members, action_dict[TEAM], strict=True)
+            if agent in present
+        }
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        over = not self.env.agents
+        # Cut off by a limit: at least one agent was still playing when the time ran out.
+        truncated = over and any(truncations.values())
+        reward = float(sum(rewards.values())) / (len(self._members) if self._mean else 1)
+        return (
+            self._observation(observations, infos, terminations),
+            {TEAM: reward},
+            {TEAM: over and not truncated, "__all__": over and not truncated},
+            {TEAM: truncated, "__all__": truncated},
+            {TEAM: self._info(infos)},
+        )
+
+    def render(self):
+        return self.env.render()
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _observation(self, observations: dict, infos: dict, terminations: dict | None = None) -> dict:
+        obs = np.zeros((len(self._members), self.obs_dim), self._obs_dtype)
+        mask = np.zeros((len(self._members), self.num_actions), np.int8)
+        for i, agent in enumerate(self._members):
+            if agent not in observations or (terminations or {}).get(agent, False):
+                mask[i, 0] = 1  # has left: a row of zeros, and nothing to choose
+                continue
+            value = observations[agent]
+            available = infos.get(agent, {}).get(ACTION_MASK)
+            if isinstance(value, dict) and "observation" in value:
+                available = value.get(ACTION_MASK, available)
+                value = value["observation"]
+            obs[i, : self._dims[i]] = spaces.flatten(self._obs_spaces[i], value)
+            mask[i, : self._counts[i]] = 1 if available is None else available
+        state = obs.ravel() if self._concat else np.asarray(self.env.state(), self._state_dtype).ravel()
+        return {TEAM: [{OBS: obs[i], ACTION_MASK: mask[i], STATE: state} for i in range(len(self._members))]}
+
+    def _info(self, infos: dict) -> dict[str, Any]:
+        """The members' infos, and on top of them what the first member's info says."""
+        first = infos.get(self._members[0], {})
+        return {**first, "agents": infos}
+
+
+def _load(env: Any):
+    """The factory that ``env_config["env"]`` names."""
+    if callable(env):
+        return env
+    example = 'env_config["env"] names a ParallelEnv factory, such as "pettingzoo.sisl.pursuit_v4:parallel_env"'
+    if not isinstance(env, str) or env.count(":") != 1:
+        raise TeamEnvError(f"{example}; got {env!r}.")
+    module, name = env.split(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}.") from error
+
+
+def _choice(arguments: dict, key: str, accepted: tuple[str, ...]) -> str:
+    value = arguments.pop(key, accepted[0])
+    if value not in accepted:
+        raise TeamEnvError(f"env_config[{key!r}] is one of {', '.join(map(repr, accepted))}; got {value!r}.")
+    return value
+
+
+def _observation(space: spaces.Space) -> spaces.Space:
+    """PettingZoo's convention: a Dict with an action mask has the observation under that name."""
+    if isinstance(space, spaces.Dict) and "observation" in space.spaces:
+        return space["observation"]
+    return space
+
+
+def _unbounded(shape: tuple[int, ...], dtype: np.dtype) -> spaces.Box:
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        return spaces.Box(limits.min, limits.max, shape, dtype)
+    if dtype == np.bool_:
+        return spaces.Box(0, 1, shape, np.int8)
+    return spaces.Box(-np.inf, np.inf, shape, dtype)
