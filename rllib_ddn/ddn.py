@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.env.env_context import EnvContext
 from ray.rllib.evaluation.metrics import summarize_episodes
 from ray.rllib.execution.train_ops import multi_gpu_train_one_step, train_one_step
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID, SampleBatch
@@ -31,7 +32,7 @@ from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 
 from rllib_ddn.ddn_env_runner import DDNEnvRunner
 from rllib_ddn.ddn_torch_policy import LEARNER_STATS, NETWORKS, DDNTorchPolicy
-from rllib_ddn.envs.grouping import TeamEnvError
+from rllib_ddn.envs.grouping import TeamEnvError, as_team_env
 from rllib_ddn.evaluation import compare, evaluate_network
 from rllib_ddn.networks import MIXERS, STATE_FUSIONS
 from rllib_ddn.replay import EpisodeReplay
@@ -78,9 +79,7 @@ class DDNConfig(AlgorithmConfig):
     """
 
     def __init__(self, algo_class: type | None = None):
-        # Keys that exist from here on are this class's own.
         super().__init__(algo_class=algo_class or DDN)
-        self._enable_checks = False
 
         # DDN's own keys; training() explains them.
         self.mixer = "qmix"
@@ -129,7 +128,6 @@ class DDNConfig(AlgorithmConfig):
         self.evaluation_interval = 1
         self.evaluation_duration = 32
         self.evaluation_config = {"explore": False}
-        self._enable_checks = True
 
     @override(AlgorithmConfig)
     def training(
@@ -222,9 +220,10 @@ class DDNConfig(AlgorithmConfig):
         """
         for key in config_dict:
             translated = self._translate_special_keys(key, warn_deprecated=False)
-            if not hasattr(self, translated) and key not in _DICT_KEYS:
+            internal = key.startswith("__")  # Tune puts notes of its own there
+            if not hasattr(self, translated) and not internal and key not in _DICT_KEYS:
                 raise ValueError(_unknown_key(key, [name for name in vars(self) if not name.startswith("_")]))
-        return super().update_from_dict(config_dict)
+        return super().update_from_dict({k: v for k, v in config_dict.items() if not k.startswith("__")})
 
     @override(AlgorithmConfig)
     def validate(self) -> None:
@@ -282,6 +281,20 @@ class DDNConfig(AlgorithmConfig):
                 f"got {self.evaluation_duration!r} {self.evaluation_duration_unit}."
             )
 
+    def check_env(self) -> None:
+        """Builds the env once, here in this process, and checks it.
+
+        Raises:
+            TeamEnvError: the env breaks the convention (see :mod:`rllib_ddn.envs.grouping`).
+        """
+        if self.env is None:
+            raise TeamEnvError('no env is set: DDNConfig().environment("predator_prey"), say.')
+        _, creator = DDN._get_env_id_and_creator(self.env, self)
+        context = EnvContext(self.env_config, worker_index=0)
+        env = as_team_env(creator(context), context)
+        if hasattr(env, "close"):
+            env.close()
+
     def _validate_mixer_config(self) -> None:
         accepted = [name for name in inspect.signature(MIXERS[self.mixer]).parameters if name not in ("num_agents", "state_dim")]
         for key in self.mixer_config:
@@ -324,6 +337,8 @@ class DDN(Algorithm):
     def setup(self, config: DDNConfig) -> None:
         threads = config.get("num_cpus_for_main_process") or 1
         torch.set_num_threads(max(1, math.ceil(threads)))
+        if isinstance(config, DDNConfig):
+            config.check_env()
         super().setup(config)
         seed = self.config.seed
         self._rng = np.random.default_rng(seed)  # samples the replay and masks the intrinsic reward
@@ -465,7 +480,7 @@ class DDN(Algorithm):
 
 
 # Keys that RLlib takes in config dicts although no attribute has their name.
-_DICT_KEYS = ("multiagent", "__trial_info__", "_enable_new_api_stack", "_is_frozen", "exploration_config")
+_DICT_KEYS = ("multiagent", "_enable_new_api_stack", "_is_frozen")
 
 
 def _unknown_key(key: str, known: list[str]) -> str:

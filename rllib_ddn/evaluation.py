@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,3 +79,69 @@ def compare(played: dict[str, list[RolloutMetrics] | None]) -> dict[str, Any]:
         leader, follower = results[LEADER][figure], results[FOLLOWER].get(figure, float("nan"))
         results["knowledge_transfer"] = follower / leader if leader > 0 else float("nan")
     return results
+
+
+def evaluate_checkpoint(
+    config: Any, checkpoint: Path, networks: Sequence[str], episodes: int, render: bool = False, save_gif: Path | None = None
+) -> dict[str, Any]:
+    """Plays greedy episodes from a checkpoint, and draws them if asked to.
+
+    Args:
+        config: the DDNConfig to build with.
+        checkpoint: directory of the checkpoint.
+        networks: who plays, of "leader" and "follower".
+        episodes: number of episodes of each network.
+        render: show them in a window (the env's render_mode "human").
+        save_gif: folder for an animation of each episode (render_mode "rgb_array").
+
+    Returns:
+        See :func:`compare`.
+
+    Raises:
+        ValueError: the checkpoint does not fit the config, or the env cannot be drawn.
+    """
+    if render and save_gif:
+        raise ValueError("choose one of --render and --save-gif.")
+    drawn = render or save_gif is not None
+    if drawn:
+        config.environment(env_config={**config.env_config, "render_mode": "human" if render else "rgb_array"})
+    config.evaluation(evaluation_config={"explore": False, "num_envs_per_env_runner": 1 if drawn else min(episodes, 32)})
+    algo = config.build_algo()
+    try:
+        algo.restore(str(checkpoint))
+        algo.eval_env_runner_group.sync_weights(from_worker_or_learner_group=algo.env_runner)
+        seeds = [[algo.config.seed or 0, k] for k in range(episodes)]
+        if not drawn:
+            return compare({name: evaluate_network(algo.eval_env_runner_group, name, seeds) for name in networks})
+        played = {}
+        for name in networks:
+            played[name] = []
+            for k, seed in enumerate(seeds):
+                frames: list[np.ndarray] = []
+                played[name] += _play_drawn(algo.eval_env_runner, name, seed, frames)
+                if save_gif is not None:
+                    _write_gif(save_gif / f"{name}_{k:02d}.gif", frames)
+        return compare(played)
+    finally:
+        algo.stop()
+
+
+def _play_drawn(runner: Any, network: str, seed: list[int], frames: list[np.ndarray]) -> list[RolloutMetrics]:
+    """Plays one episode, calling the env's render() after each step; images go to ``frames``."""
+
+    def draw() -> None:
+        frame = runner.env.render()
+        if frame is not None:
+            frames.append(np.asarray(frame))
+
+    return runner.play([seed], network, explore=False, on_step=draw)[1]
+
+
+def _write_gif(path: Path, frames: list[np.ndarray], frames_per_second: int = 8) -> None:
+    from PIL import Image
+
+    if not frames:
+        raise ValueError("the env's render() gave no images: --save-gif needs an env with render_mode 'rgb_array'.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    first.save(path, save_all=True, append_images=rest, duration=1000 // frames_per_second, loop=0)

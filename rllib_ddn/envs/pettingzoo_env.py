@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import pkgutil
 from typing import Any
 
 import numpy as np
@@ -139,14 +141,25 @@ def _load(env: Any):
     """The factory that ``env_config["env"]`` names."""
     if callable(env):
         return env
-    example = 'env_config["env"] names a ParallelEnv factory, such as "pettingzoo.sisl.pursuit_v4:parallel_env"'
+    example = 'env_config["env"] names a ParallelEnv factory, such as "pettingzoo.sisl.pursuit_v5:parallel_env"'
     if not isinstance(env, str) or env.count(":") != 1:
         raise TeamEnvError(f"{example}; got {env!r}.")
     module, name = env.split(":")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}.") from error
+        raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}.{_siblings(module)}") from error
+
+
+def _siblings(module: str) -> str:
+    """A hint at the modules of the same package that are named alike, as other versions of an env are."""
+    package, _, name = module.rpartition(".")
+    try:
+        found = [info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    except (ImportError, AttributeError, ValueError):
+        return ""
+    near = difflib.get_close_matches(name, found, n=1, cutoff=0.8)
+    return f" Installed is {package}.{near[0]}." if near else ""
 
 
 def _choice(arguments: dict, key: str, accepted: tuple[str, ...]) -> str:

@@ -1,0 +1,260 @@
+"""Team envs: the grouping convention, PettingZoo envs, and the vectorized path."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from pettingzoo import ParallelEnv
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.examples.envs.classes.multi_agent.two_step_game import TwoStepGame, TwoStepGameWithGroupedAgents
+
+from rllib_ddn import DDNConfig
+from rllib_ddn.envs.grouping import TeamEnvError, TeamGames, TeamSpec, as_team_env, encode, team_of
+from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
+from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
+
+
+# PettingZoo 1.27 replaced version 4 by version 5.
+PURSUIT = "pursuit_v5" if importlib.util.find_spec("pettingzoo.sisl.pursuit_v5") else "pursuit_v4"
+
+
+class Uneven(ParallelEnv):
+    """Two agents of different sizes; b leaves after its first step, a plays three."""
+
+    metadata = {"name": "uneven"}
+
+    def __init__(self, limit=None, has_state=True):
+        self.possible_agents, self.limit, self.has_state = ["a", "b"], limit, has_state
+        self.spaces = {
+            "a": (Box(-1, 1, (3,), np.float32), Discrete(4)),
+            "b": (Dict({"observation": Box(-1, 1, (2,), np.float32), "action_mask": Box(0, 1, (2,), np.int8)}), Discrete(2)),
+        }
+
+    def observation_space(self, agent):
+        return self.spaces[agent][0]
+
+    def action_space(self, agent):
+        return self.spaces[agent][1]
+
+    def observe(self):
+        b = {"observation": np.array([4, 5], np.float32), "action_mask": np.array([0, 1], np.int8)}
+        return {agent: np.array([1, 2, 3], np.float32) if agent == "a" else b for agent in self.agents}
+
+    def reset(self, seed=None, options=None):
+        self.agents, self.t = ["a", "b"], 0
+        return self.observe(), {"a": {"action_mask": np.array([1, 0, 1, 1])}, "b": {}}
+
+    def step(self, actions):
+        assert set(actions) == set(self.agents)
+        self.t += 1
+        observations, agents = self.observe(), self.agents
+        ended = {agent: agent == "b" or self.t == 3 for agent in agents}
+        cut = {agent: self.t == self.limit and not ended[agent] for agent in agents}
+        self.agents = [agent for agent in agents if not ended[agent] and not cut[agent]]
+        return observations, {agent: 1.0 + self.t for agent in agents}, ended, cut, {agent: {} for agent in agents}
+
+    def state(self):
+        if not self.has_state:
+            raise NotImplementedError
+        return np.array([self.t, 9.0])
+
+
+def team(**config):
+    return PettingZooTeam({"env": Uneven, **config})
+
+
+def arrays(env, observation):
+    return encode(observation["team"], env.observation_space, TeamSpec.from_spaces(env.observation_space, env.action_space))
+
+
+def test_padding_and_masks():
+    env = team()
+    spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
+    assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim) == (2, 4, 3, 2)
+    obs, state, mask = arrays(env, env.reset()[0])
+    assert obs.tolist() == [[1, 2, 3], [4, 5, 0]]
+    assert state.tolist() == [0, 9]
+    assert mask.tolist() == [[True, False, True, True], [False, True, False, False]]
+
+
+def test_agents_that_leave_stay_with_a_no_op():
+    env = team()
+    env.reset()
+    observation, rewards, terminateds, truncateds, _ = env.step({"team": (0, 1)})
+    obs, state, mask = arrays(env, observation)
+    assert obs.tolist() == [[1, 2, 3], [0, 0, 0]]
+    assert mask[1].tolist() == [True, False, False, False]
+    assert state.tolist() == [1, 9]
+    assert rewards["team"] == 4  # both agents' 2
+    assert not terminateds["__all__"]
+    assert not truncateds["__all__"]
+    _, rewards, *_ = env.step({"team": (0, 0)})
+    assert rewards["team"] == 3  # a alone
+    *_, terminateds, truncateds, _ = env.step({"team": (0, 0)})
+    assert terminateds["__all__"]
+    assert not truncateds["__all__"]
+
+
+def test_a_time_limit_truncates():
+    env = team(limit=2)
+    env.reset()
+    env.step({"team": (0, 1)})
+    observation, _, terminateds, truncateds, _ = env.step({"team": (0, 0)})
+    assert truncateds["__all__"]
+    assert not terminateds["__all__"]
+    assert arrays(env, observation)[0][0].tolist() == [1, 2, 3]  # the final observation, to bootstrap from
+
+
+def test_team_reward_as_a_mean():
+    env = team(team_reward="mean")
+    env.reset()
+    assert env.step({"team": (0, 1)})[1]["team"] == 2
+    assert env.step({"team": (0, 0)})[1]["team"] == 1.5  # of both agents, although one has left
+
+
+def test_concatenated_state():
+    env = team(state="concat", has_state=False)
+    _, state, _ = arrays(env, env.reset()[0])
+    assert state.tolist() == [1, 2, 3, 4, 5, 0]
+
+
+def test_no_state_is_an_error_that_offers_concat():
+    with pytest.raises(TeamEnvError, match=r'has no state\(\): choose env_config={"state": "concat"}'):
+        team(has_state=False)
+
+
+def test_two_step_game_state_is_taken_once():
+    config = {"one_hot_state_encoding": True, "separate_state_space": True}
+    env = as_team_env(TwoStepGameWithGroupedAgents(config), {})
+    name, observation_space, action_space = team_of(env)
+    spec = TeamSpec.from_spaces(observation_space, action_space)
+    assert (name, spec.num_agents, spec.num_actions, spec.obs_dtype) == ("agents", 2, 2, np.int8)
+    obs, state, mask = encode(env.reset()[0]["agents"], observation_space, spec)
+    # MultiDiscrete([2, 2, 2, 3]) one-hot: state (1, 0, 0), then who observes.
+    assert obs.tolist() == [[0, 1, 1, 0, 1, 0, 0, 1, 0], [0, 1, 1, 0, 1, 0, 0, 0, 1]]
+    assert state.tolist() == [0, 1, 1, 0, 1, 0]
+    assert mask.all()
+
+
+def test_two_step_game_grouped_by_hand_with_concat():
+    game = TwoStepGame({})
+    spaces = {"obs_space": Tuple([game.observation_space] * 2), "act_space": Tuple([game.action_space] * 2)}
+    env = as_team_env(game.with_agent_groups({"both": [0, 1]}, **spaces), {"state": "concat"})
+    games = TeamGames([env])
+    games.reset(np.array([0]))
+    assert games.spec.state_dim == 12
+    assert games.obs[0].argmax(-1).tolist() == [0, 3]
+    np.testing.assert_array_equal(games.state[0], games.obs[0].ravel())
+    games.step(np.array([[1, 0]]), np.array([0]))
+    rewards, terminated, truncated = games.step(np.array([[1, 1]]), np.array([0]))
+    assert (rewards[0], terminated[0], truncated[0]) == (8, True, False)
+
+
+def test_state_from_a_method():
+    class WithMethod(TwoStepGameWithGroupedAgents):
+        def __init__(self, config):
+            super().__init__(config)
+            self.state_space = Box(0, 1, (3,), np.float32)
+
+        def state(self):
+            return np.array([0.0, 0.5, 1.0], np.float32)
+
+    env = as_team_env(WithMethod({}), {})
+    observation, _ = env.reset()
+    _, space, actions = team_of(env)
+    assert encode(observation["agents"], space, TeamSpec.from_spaces(space, actions))[1].tolist() == [0, 0.5, 1]
+
+
+RULES = {"grid_size": 4, "num_predators": 3, "num_prey": 2, "episode_limit": 15}
+
+
+def test_vectorized_predator_prey_equals_the_single_games():
+    """The fast path and the plain path see the same arrays at every step."""
+    fast = PredatorPreyTeam(RULES).vectorize(3)
+    plain = TeamGames([PredatorPreyTeam(RULES) for _ in range(3)])
+    rng, live = np.random.default_rng(0), np.arange(3)
+    for games in (fast, plain):
+        games.reset(np.array([5, 6, 7]))
+    assert fast.spec == plain.spec
+    for _ in range(15):
+        for name in ("obs", "state", "action_mask"):
+            a, b = getattr(fast, name), getattr(plain, name)
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a[live], b[live])
+        actions = rng.integers(6, size=(live.size, 3))
+        results = [games.step(actions, live) for games in (fast, plain)]
+        for a, b in zip(*results, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert [fast.info(e)["num_captured"] for e in live] == [plain.info(e)["num_captured"] for e in live]
+        live = live[~(results[0][1] | results[0][2])]
+    assert live.size == 0
+
+
+def trained(env, env_config, build, **training):
+    config = (
+        DDNConfig()
+        .environment(env, env_config=env_config)
+        .training(train_batch_size=2, agent_hidden_dim=8, **training)
+        .evaluation(evaluation_interval=None)
+        .debugging(seed=0)
+    )
+    config.min_sample_timesteps_per_iteration = 1
+    algo = build(config)
+    for _ in range(3):
+        result = algo.train()
+    return algo, result["info"]["learner"]["default_policy"]["learner_stats"]
+
+
+def test_pursuit_trains_and_draws(build):
+    env_config = {"env": f"pettingzoo.sisl.{PURSUIT}:parallel_env", "max_cycles": 12, "n_pursuers": 3, "state": "concat"}
+    algo, stats = trained("pettingzoo", env_config, build)
+    assert np.isfinite(stats["loss_global"])
+    assert algo.get_policy().spec.obs_dim == 7 * 7 * 3
+    drawn = PettingZooTeam({**env_config, "render_mode": "rgb_array"})
+    drawn.reset(seed=0)
+    frame = drawn.render()
+    assert frame.ndim == 3
+    assert frame.shape[2] == 3
+    assert frame.std() > 0
+
+
+def test_mpe_trains_with_its_own_state(build):
+    env_config = {"env": "mpe2.simple_spread_v3:parallel_env", "max_cycles": 10, "team_reward": "mean"}
+    algo, stats = trained("pettingzoo", env_config, build)
+    spec = algo.get_policy().spec
+    assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim) == (3, 5, 18, 54)
+    assert np.isfinite(stats["loss_global"])
+    episodes = algo.local_replay_buffer.sample(2, np.random.default_rng(0))
+    assert (episodes["length"] == 10).all()
+    assert not episodes["terminated"].any()  # a time limit
+
+
+def test_rllibs_two_step_game_trains_as_it_is(build):
+    """DDN learns at least the safe branch's 7 of 8 in RLlib's own env class."""
+    config = (
+        DDNConfig()
+        .environment(TwoStepGameWithGroupedAgents, env_config={"one_hot_state_encoding": True, "separate_state_space": True})
+        .training(train_batch_size=32, agent_hidden_dim=16, lr=3e-3, target_update_interval_episodes=50, intrinsic_reward=False)
+        .env_runners(num_envs_per_env_runner=8, exploration_config={"epsilon_timesteps": 1500})
+        .evaluation(evaluation_interval=None, evaluation_duration=2)
+        .debugging(seed=0)
+    )
+    config.min_sample_timesteps_per_iteration = 2000
+    algo = build(config)
+    algo.train()
+    results = algo.evaluate()
+    assert results["leader"]["episode_return_mean"] >= 7
+    assert results["follower"]["episode_return_mean"] >= 7
+
+
+def test_plain_spaces_are_observations():
+    class Plain(MultiAgentEnv):
+        possible_agents = agents = ["t"]
+        observation_space = Tuple([Box(0, 1, (2,), np.float64)] * 2)
+        action_space = Tuple([Discrete(3)] * 2)
+
+    env = as_team_env(Plain(), {"state": "concat"})
+    spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
+    assert (spec.obs_dtype, spec.state_dim, spec.has_action_mask) == (np.float32, 4, False)
+

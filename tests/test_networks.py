@@ -1,0 +1,132 @@
+"""Local input, agent network, mixers, IDM against independent computations."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from rllib_ddn.networks import MIXERS, AgentNetwork, InternalDistillationModule, LocalInput, greedy_actions
+
+N, A, S = 3, 4, 6
+
+
+def test_local_input_by_hand():
+    z = LocalInput(num_agents=2, num_actions=3, obs_dim=1)(torch.tensor([[7.0], [8.0]]), torch.tensor([-1, 2]))
+    expected = [[7, 0, 0, 0, 1, 0], [8, 0, 0, 1, 0, 1]]  # o, one-hot u (none before the first step), one-hot i
+    assert z.tolist() == expected
+
+
+def test_agent_network_steps_equal_its_unroll():
+    torch.manual_seed(0)
+    net = AgentNetwork(5, A, hidden_dim=8)
+    x = torch.randn(7, 6, 5)
+    features, q, last = net(x)
+    hidden = None
+    for t in range(7):
+        f, q_t, hidden = net(x[t : t + 1], hidden)
+        torch.testing.assert_close(f[0], features[t])
+        torch.testing.assert_close(q_t[0], q[t], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(hidden, last, rtol=1e-5, atol=1e-6)
+
+
+def test_agent_network_in_numpy():
+    """MLP, GRU and head written out with NumPy (GRU equations of Cho et al. 2014)."""
+    torch.manual_seed(0)
+    net = AgentNetwork(5, A, hidden_dim=8)
+    p = {name: value.detach().numpy().astype(np.float64) for name, value in net.named_parameters()}
+    x = torch.randn(4, 2, 5)
+    h = np.zeros((2, 8))
+    sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
+    _, q, _ = net(x)
+    for t in range(4):
+        f = np.maximum(x[t].numpy() @ p["encoder.weight"].T + p["encoder.bias"], 0)
+        i = np.split(f @ p["gru.weight_ih_l0"].T + p["gru.bias_ih_l0"], 3, 1)
+        g = np.split(h @ p["gru.weight_hh_l0"].T + p["gru.bias_hh_l0"], 3, 1)
+        reset, update = sigmoid(i[0] + g[0]), sigmoid(i[1] + g[1])
+        h = (1 - update) * np.tanh(i[2] + reset * g[2]) + update * h
+        np.testing.assert_allclose(q[t].detach(), h @ p["q_head.weight"].T + p["q_head.bias"], rtol=1e-4, atol=1e-5)
+
+
+def test_greedy_actions_respect_the_mask():
+    q = torch.tensor([[5.0, 1.0, 2.0], [-3.0, -9.0, -4.0]])
+    mask = torch.tensor([[False, True, True], [False, True, True]])
+    assert greedy_actions(q, mask).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_mixer_is_monotone(name):
+    torch.manual_seed(0)
+    mixer = MIXERS[name](N, S)
+    q = torch.randn(50, N, requires_grad=True)
+    (grad,) = torch.autograd.grad(mixer(q, torch.randn(50, S)).sum(), q)
+    assert grad.min() >= 0
+    assert grad.max() > 0
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_mixer_keeps_igm(name):
+    """The joint argmax of Q_tot is the tuple of individual argmaxes (Equation 2), by enumeration."""
+    torch.manual_seed(1)
+    mixer = MIXERS[name](N, S)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        q, state = torch.randn(N, A), torch.randn(S)
+        mask = torch.from_numpy(rng.random((N, A)) < 0.7)
+        mask[:, 0] = True
+        joint = [u for u in itertools.product(range(A), repeat=N) if all(mask[i, a] for i, a in enumerate(u))]
+        chosen = torch.stack([torch.stack([q[i, a] for i, a in enumerate(u)]) for u in joint])
+        q_tot = mixer(chosen, state.expand(len(joint), S))
+        own = greedy_actions(q, mask)
+        best = joint.index(tuple(own.tolist()))
+        assert q_tot[best] >= q_tot.max() - 1e-6
+
+
+def test_vdn_is_the_sum():
+    assert MIXERS["vdn"](N, S)(torch.tensor([[1.0, -2.0, 4.0]]), torch.zeros(1, S)).tolist() == [3.0]
+
+
+def test_qmix_in_numpy():
+    torch.manual_seed(0)
+    mixer = MIXERS["qmix"](N, S, embed_dim=4, hypernet_dim=5)
+    p = {name: value.detach().numpy().astype(np.float64) for name, value in mixer.named_parameters()}
+
+    def net(name, x):
+        return np.maximum(x @ p[f"{name}.0.weight"].T + p[f"{name}.0.bias"], 0) @ p[f"{name}.2.weight"].T + p[f"{name}.2.bias"]
+
+    q, state = torch.randn(N), torch.randn(S)
+    s = state.numpy()
+    hidden = q.numpy() @ np.abs(net("hyper_w1", s)).reshape(N, 4) + s @ p["hyper_b1.weight"].T + p["hyper_b1.bias"]
+    hidden = np.where(hidden > 0, hidden, np.exp(hidden) - 1)
+    expected = hidden @ np.abs(net("hyper_w2", s)) + net("hyper_b2", s)[0]
+    np.testing.assert_allclose(mixer(q, state).item(), expected, rtol=1e-5)
+
+
+def test_idm_error_in_numpy_and_fixed_target():
+    torch.manual_seed(0)
+    idm = InternalDistillationModule(S, hidden_dim=7, embed_dim=3)
+    state = torch.randn(5, S)
+
+    def net(module, x):
+        w1, b1, w2, b2 = (p.detach().numpy() for p in module.parameters())
+        return np.maximum(x @ w1.T + b1, 0) @ w2.T + b2
+
+    expected = ((net(idm.predictor, state.numpy()) - net(idm.target, state.numpy())) ** 2).mean(-1)
+    np.testing.assert_allclose(idm(state).detach(), expected, rtol=1e-4)
+    assert expected.min() > 0  # predictor and target start differently
+    assert not any(p.requires_grad for p in idm.target.parameters())
+
+
+def test_intrinsic_reward_is_masked_and_scaled():
+    idm = InternalDistillationModule(S)
+    error = torch.tensor([1.0, 2.0, 3.0])
+    assert idm.reward(error, torch.tensor([1.0, 0.0, 1.0]), 0.5).tolist() == [0.5, 0.0, 1.5]
+
+
+def test_normalized_intrinsic_reward_divides_by_the_running_std():
+    idm = InternalDistillationModule(S, normalize=True)
+    errors, valid = torch.rand(6, 40) * 5, (torch.rand(6, 40) < 0.8).float()
+    for error, mask in zip(errors.split(2), valid.split(2), strict=True):
+        idm.update_moments(error, mask)
+    expected = errors[valid.bool()].std(correction=0)
+    torch.testing.assert_close(idm.reward(torch.tensor([3.0]), torch.ones(1), 2.0), 6.0 / expected.reshape(1))

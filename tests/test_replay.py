@@ -1,0 +1,115 @@
+"""The episode replay against a list of episodes."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rllib_ddn.replay import EpisodeReplay, empty_episodes, resize_steps
+
+SPEC = SimpleNamespace(num_agents=2, num_actions=3, obs_dim=4, state_dim=5, obs_dtype=np.int8, state_dtype=np.int8)
+
+
+def episode(number, length):
+    """An episode whose every entry tells its number."""
+    out = empty_episodes(1, length, SPEC)
+    out["obs"][:] = out["state"][:] = out["rewards"][:] = number
+    out["actions"][:] = number % 3
+    out["action_mask"][:] = True
+    out["length"][:] = length
+    out["terminated"][:] = number % 2
+    return out
+
+
+def test_ring_keeps_the_newest():
+    replay = EpisodeReplay(capacity=5)
+    for number in range(12):
+        replay.add(episode(number, 3))
+    assert len(replay) == 5
+    assert replay.num_steps == 15
+    held = replay.sample(5, np.random.default_rng(0))
+    assert sorted(held["rewards"][:, 0]) == [7, 8, 9, 10, 11]
+
+
+def test_sampling_is_uniform_and_without_replacement():
+    replay = EpisodeReplay(capacity=10)
+    for number in range(10):
+        replay.add(episode(number, 2))
+    rng, counts = np.random.default_rng(0), np.zeros(10)
+    for _ in range(2000):
+        numbers = replay.sample(4, rng)["rewards"][:, 0].astype(int)
+        assert len(set(numbers)) == 4
+        counts[numbers] += 1
+    # Each is drawn 800 times in expectation, with a standard deviation of 22.
+    assert np.abs(counts - 800).max() < 100
+
+
+def test_a_sample_is_trimmed_to_its_longest_episode_and_padded_with_zeros():
+    replay = EpisodeReplay(capacity=3)
+    for number, length in ((1, 9), (2, 9), (3, 9), (4, 2), (5, 6), (6, 1)):  # the last three overwrite
+        replay.add(episode(number, length))
+    batch = replay.sample(3, np.random.default_rng(0))
+    assert batch["obs"].shape[:2] == (3, 7)
+    assert batch["rewards"].shape == (3, 6)
+    for row in range(3):
+        length, number = batch["length"][row], batch["rewards"][row, 0]
+        assert (batch["obs"][row, : length + 1] == number).all()
+        for name in ("obs", "state", "action_mask"):
+            assert not batch[name][row, length + 1 :].any()
+        assert not batch["rewards"][row, length:].any()
+        assert batch["terminated"][row] == number % 2
+
+
+def test_samples_are_copies():
+    replay = EpisodeReplay(capacity=2)
+    replay.add(episode(1, 2))
+    replay.sample(1, np.random.default_rng(0))["rewards"][:] = 99
+    assert replay.sample(1, np.random.default_rng(0))["rewards"].max() == 1
+
+
+def test_state_restores_the_very_same_samples():
+    replay = EpisodeReplay(capacity=4)
+    for number in range(6):
+        replay.add(episode(number, number + 1))
+    other = EpisodeReplay(capacity=4)
+    other.set_state(replay.get_state())
+    for both in (replay, other):
+        both.add(episode(17, 3))
+    ours, theirs = (r.sample(3, np.random.default_rng(5)) for r in (replay, other))
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_a_full_ring_does_not_fit_another_capacity():
+    replay = EpisodeReplay(capacity=2)
+    for number in range(3):
+        replay.add(episode(number, 2))
+    with pytest.raises(ValueError, match="capacity"):
+        EpisodeReplay(capacity=3).set_state(replay.get_state())
+
+
+def test_a_full_predator_prey_episode_takes_at_most_150_kb():
+    spec = SimpleNamespace(num_agents=8, num_actions=6, obs_dim=50, state_dim=200, obs_dtype=np.int8, state_dtype=np.int8)
+    replay = EpisodeReplay(capacity=7)
+    replay.add(empty_episodes(3, 200, spec))
+    assert replay.nbytes / 3 <= 150_000
+
+
+def test_resizing_keeps_what_fits():
+    episodes = episode(3, 4)
+    longer = resize_steps(episodes, 6)
+    assert longer["obs"].shape[1] == 7
+    np.testing.assert_array_equal(resize_steps(longer, 4)["obs"], episodes["obs"])
+
+
+@pytest.mark.parametrize("capacity", [0, -3, 2.5, "many"])
+def test_bad_capacity(capacity):
+    with pytest.raises(ValueError, match=r"capacity.*number of episodes"):
+        EpisodeReplay(capacity)
+
+
+def test_asking_for_too_many():
+    with pytest.raises(ValueError, match="cannot sample 2 episodes: the replay holds 1"):
+        replay = EpisodeReplay(4)
+        replay.add(episode(0, 1))
+        replay.sample(2, np.random.default_rng(0))
