@@ -25,18 +25,24 @@ LEADER, FOLLOWER = NETWORKS = ("leader", "follower")
 
 
 class TrainBatch(NamedTuple):
-    """A batch of episodes as time-major float tensors, with what the losses share.
+    """The steps of a batch of episodes as rows of tensors, with what the losses share.
+
+    The M rows are packed for the GRU: all episodes' step 0, then all episodes' step 1, and so on,
+    the longest episodes first. An episode of T steps has T + 1 rows; its last is the final
+    observation, which no action follows.
 
     Attributes:
-        obs: ``[T + 1, B, N, O]``.
-        state: ``[T + 1, B, S]``.
-        z: ``[T + 1, B, N, Z]``, the local information ``(o_i, u_i, i)``.
-        action_mask: ``[T + 1, B, N, A]`` bool, all True behind the end of an episode.
-        actions: ``[T, B, N]`` int64.
-        rewards: ``[T, B]``.
-        terminated: ``[T, B]``, 1 at the last step of episodes that terminated.
-        valid: ``[T, B]``, 1 at real steps, 0 at padding.
-        keep: ``[T, B]``, the mask m of the intrinsic reward.
+        obs: ``[M, N, O]``.
+        state: ``[M, S]``.
+        z: ``[M, N, Z]``, the local information ``(o_i, u_i, i)``.
+        action_mask: ``[M, N, A]`` bool.
+        actions: ``[M, N]`` int64.
+        rewards: ``[M]``.
+        terminated: ``[M]``, 1 at the last step of episodes that terminated.
+        valid: ``[M]``, 1 at steps, 0 at final observations (and padding).
+        keep: ``[M]``, the mask m of the intrinsic reward.
+        next: ``[M]`` int64, the row of the following time step; of a row without one, its own.
+        batch_sizes: ``[T + 1]`` int64 on the CPU, number of episodes at each step.
     """
 
     obs: Tensor
@@ -48,6 +54,8 @@ class TrainBatch(NamedTuple):
     terminated: Tensor
     valid: Tensor
     keep: Tensor
+    next: Tensor
+    batch_sizes: Tensor
 
 
 class DDNTorchModel(TorchModelV2, nn.Module):
@@ -106,24 +114,44 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         self.unrolled: tuple[TrainBatch, AgentOutput, Tensor | None] | None = None
 
     def to_train_batch(self, batch: Any) -> TrainBatch:
-        """Turns an episode-major batch (see :mod:`rllib_ddn.replay`) into a :class:`TrainBatch`."""
-        flip = lambda name: batch[name].transpose(0, 1)  # noqa: E731  [B, T, ...] to [T, B, ...]
-        obs, state = flip("obs").float().contiguous(), flip("state").float().contiguous()
-        actions = flip("actions").long()
-        steps = torch.arange(len(actions) + 1, device=obs.device).unsqueeze(1)  # [T + 1, 1]
-        length = batch["length"]  # [B]
-        padding = steps > length  # [T + 1, B]; the final observation is not padding
-        before = torch.full_like(actions[:1], -1)
+        """Turns an episode-major batch (see :mod:`rllib_ddn.replay`) into a :class:`TrainBatch`.
+
+        On a GPU all episodes are taken to be as long as the longest, and ``valid`` masks their padding:
+        there, waiting for the lengths would cost more than computing the padding does.
+        """
+        length = batch["length"].long()  # [B]
+        device, (rows, steps) = length.device, batch["rewards"].shape
+        time = torch.arange(steps + 1, device=device).unsqueeze(1)  # [T + 1, 1]
+        if device.type == "cpu":
+            length, order = torch.sort(length, descending=True, stable=True)
+            exists = time <= length  # [T + 1, B]
+            t, b = exists.nonzero(as_tuple=True)  # [M], [M]
+            batch_sizes = exists.sum(1)
+        else:
+            order = torch.arange(rows, device=device)
+            t, b = time.repeat(1, rows).flatten(), order.repeat(steps + 1)
+            batch_sizes = torch.full((steps + 1,), rows)
+        episode, length = order[b], length[b]  # [M], [M]
+        step = t.clamp(max=steps - 1)  # final observations have no action; any will do
+        valid = t < length
+        last_action = torch.where(t.unsqueeze(1) > 0, batch["actions"][episode, (t - 1).clamp(min=0)].long(), -1)  # [M, N]
+        # The next step of the b-th longest episode is the b-th row among those of the next step.
+        starts = torch.nn.functional.pad(batch_sizes.cumsum(0), (1, 0)).to(device)  # [T + 2]
+        following = torch.where(valid, starts[t + 1] + b, torch.arange(len(t), device=device))
+        obs = batch["obs"][episode, t].float()
         return TrainBatch(
             obs=obs,
-            state=state,
-            z=self.local_input(obs, torch.cat([before, actions])),
-            action_mask=flip("action_mask") | padding[..., None, None],
-            actions=actions,
-            rewards=flip("rewards").float(),
-            terminated=(batch["terminated"] & (steps[:-1] == length - 1)).float(),
-            valid=(steps[:-1] < length).float(),
-            keep=flip("keep").float(),
+            state=batch["state"][episode, t].float(),
+            z=self.local_input(obs, last_action),
+            # Padding (on a GPU) has masks of zeros; nothing that follows from them is used.
+            action_mask=batch["action_mask"][episode, t],
+            actions=batch["actions"][episode, step].long(),
+            rewards=batch["rewards"][episode, step].float(),
+            terminated=(batch["terminated"][episode] & (t == length - 1)).float(),
+            valid=valid.float(),
+            keep=batch["keep"][episode, step].float(),
+            next=following,
+            batch_sizes=batch_sizes,
         )
 
     def act(
@@ -139,13 +167,10 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         Returns:
             The best available actions ``[B, N]``, and the network's output for this step.
         """
-        obs = obs.unsqueeze(0).float()
-        z = self.local_input(obs, last_action.unsqueeze(0))
-        if network == LEADER:
-            out = self.leader(z, state.unsqueeze(0).float(), hidden)
-        else:
-            out = self.follower(z, obs, hidden)
-        return greedy_actions(out.q[0], action_mask), out
+        obs = obs.float()
+        z = self.local_input(obs, last_action)
+        out = self.leader(z, state.float(), hidden) if network == LEADER else self.follower(z, obs, hidden)
+        return greedy_actions(out.q, action_mask), out
 
     def forward(self, input_dict: dict[str, Any], state: list[Tensor], seq_lens: Tensor) -> tuple[Tensor, list[Tensor]]:
         """RLlib's call for one step: ``input_dict`` holds ``obs``, ``state`` and ``action_mask`` as
@@ -159,7 +184,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         actions, out = self.act(
             self.behaviour_network, input_dict["obs"], input_dict["state"], mask, hidden, last_action.long()
         )
-        q = out.q[0].masked_fill(~mask, torch.finfo(out.q.dtype).min)
+        q = out.q.masked_fill(~mask, torch.finfo(out.q.dtype).min)
         return q, [out.hidden, actions.to(last_action.dtype)]
 
     def get_initial_state(self) -> list[Tensor]:
@@ -181,7 +206,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         assert self.unrolled is not None
         batch, leader, error = self.unrolled
         self.unrolled = None
-        follower = self.follower(batch.z[:-1], batch.obs[:-1])
+        follower = self.follower(batch.z, batch.obs, batch_sizes=batch.batch_sizes)
         local, stats = self.local_loss(leader, follower, batch)
         out = [*policy_loss, local]
         if error is not None:
@@ -194,20 +219,17 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         """``L_local = L_B + L_Q + L_F``, each with its coefficient (Equations 6 and 7).
 
         Args:
-            leader: its unroll over at least T steps; detached in the losses.
-            follower: its unroll over T steps.
+            leader: its unroll over the batch; detached in the losses.
+            follower: its unroll over the batch.
             batch: the batch that both were unrolled on.
 
         Returns:
             L_local, and the three losses as statistics. A loss with coefficient 0 is not computed.
         """
-        steps = len(batch.actions)
         terms = {
-            "loss_block": lambda: losses.block_loss(follower.fused, leader.fused[:steps], batch.valid),
-            "loss_q": lambda: losses.q_loss(
-                follower.q, leader.q[:steps], batch.action_mask[:steps], batch.valid, self.temperature
-            ),
-            "loss_feature": lambda: losses.feature_loss(follower.features, leader.features[:steps], batch.valid),
+            "loss_block": lambda: losses.block_loss(follower.fused, leader.fused, batch.valid),
+            "loss_q": lambda: losses.q_loss(follower.q, leader.q, batch.action_mask, batch.valid, self.temperature),
+            "loss_feature": lambda: losses.feature_loss(follower.features, leader.features, batch.valid),
         }
         # An empty sum that is still a function of the follower, so that all three may be off.
         total = follower.q.sum() * 0.0

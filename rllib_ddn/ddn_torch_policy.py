@@ -128,7 +128,7 @@ class DDNTorchPolicy(TorchPolicyV2):
         if epsilon > 0.0:
             assert uniform is not None
             actions = np.where(uniform[..., 0] < epsilon, random_available(action_mask, uniform[..., 1]), actions)
-        return actions, (out.hidden, to_tensor(actions)), out.q[0]
+        return actions, (out.hidden, to_tensor(actions)), out.q
 
     def initial_memory(self, num_teams: int) -> tuple[Tensor, Tensor]:
         """What a team remembers before its first step: hidden ``[B, N, H]``, last action ``[B, N]``."""
@@ -212,7 +212,7 @@ class DDNTorchPolicy(TorchPolicyV2):
         # Line 20: the intrinsic reward, before the predictor learns from these states.
         rewards, error = batch.rewards, None
         if model.idm is not None:
-            error = model.idm(batch.state[:-1])  # [T, B]
+            error = model.idm(batch.state)  # [M]
             if model.idm.normalize:
                 model.idm.update_moments(error, batch.valid)
             intrinsic = model.idm.reward(error, batch.keep, self.config["intrinsic_reward_coeff"])
@@ -220,18 +220,18 @@ class DDNTorchPolicy(TorchPolicyV2):
                 rewards = rewards + intrinsic  # Equation 10
             model.tower_stats["intrinsic_reward_mean"] = losses.masked_mean(intrinsic, batch.valid)
 
-        # Lines 17 and 19: the leader's Q values, one step further than there are actions.
-        leader = model.leader(batch.z, batch.state)
-        chosen = leader.q[:-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)  # [T, B, N]
-        q_tot = model.mixer(chosen, batch.state[:-1])  # [T, B]
+        # Lines 17 and 19: the leader's Q values.
+        leader = model.leader(batch.z, batch.state, batch_sizes=batch.batch_sizes)
+        chosen = leader.q.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)  # [M, N]
+        q_tot = model.mixer(chosen, batch.state)  # [M]
 
         with torch.no_grad():
-            target = model.target_leader(batch.z, batch.state)
+            target = model.target_leader(batch.z, batch.state, batch_sizes=batch.batch_sizes)
             # Double Q: the online leader chooses, the target leader values.
             chooser = leader if self.config["double_q"] else target
-            best = greedy_actions(chooser.q[1:], batch.action_mask[1:])  # [T, B, N]
-            best_q = target.q[1:].gather(-1, best.unsqueeze(-1)).squeeze(-1)
-            next_q_tot = model.target_mixer(best_q, batch.state[1:])  # [T, B]
+            best = greedy_actions(chooser.q, batch.action_mask)  # [M, N]
+            best_q = target.q.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+            next_q_tot = model.target_mixer(best_q, batch.state)[batch.next]  # [M]
             y = losses.td_target(rewards, batch.terminated, next_q_tot, self.config["gamma"])
 
         loss = losses.global_loss(q_tot, y, batch.valid)

@@ -17,17 +17,27 @@ def test_local_input_by_hand():
     assert z.tolist() == expected
 
 
+def packed(lengths):
+    """Rows of torch's packing as (step, sequence), and how many sequences exist at each step."""
+    rows = [(t, r) for t in range(max(lengths)) for r, n in enumerate(lengths) if t < n]
+    return rows, torch.tensor([sum(n > t for n in lengths) for t in range(max(lengths))])
+
+
 def test_agent_network_steps_equal_its_unroll():
     torch.manual_seed(0)
-    net = AgentNetwork(5, A, hidden_dim=8)
-    x = torch.randn(7, 6, 5)
-    features, q, last = net(x)
-    hidden = None
-    for t in range(7):
-        f, q_t, hidden = net(x[t : t + 1], hidden)
-        torch.testing.assert_close(f[0], features[t])
-        torch.testing.assert_close(q_t[0], q[t], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(hidden, last, rtol=1e-5, atol=1e-6)
+    net, lengths = AgentNetwork(5, A, hidden_dim=8), [7, 7, 4, 1]
+    rows, batch_sizes = packed(lengths)
+    x = torch.randn(len(rows), 5)
+    features, q, last = net(x, batch_sizes=batch_sizes)
+    for r, n in enumerate(lengths):
+        hidden = None
+        for t in range(n):
+            row = rows.index((t, r))
+            f, q_t, hidden = net(x[row : row + 1], hidden)
+            torch.testing.assert_close(f[0], features[row])
+            torch.testing.assert_close(q_t[0], q[row], rtol=1e-5, atol=1e-6)
+        if n == max(lengths):
+            torch.testing.assert_close(hidden[0], last[r], rtol=1e-5, atol=1e-6)
 
 
 def test_agent_network_in_numpy():
@@ -35,17 +45,18 @@ def test_agent_network_in_numpy():
     torch.manual_seed(0)
     net = AgentNetwork(5, A, hidden_dim=8)
     p = {name: value.detach().numpy().astype(np.float64) for name, value in net.named_parameters()}
-    x = torch.randn(4, 2, 5)
+    x = torch.randn(4, 2, 5)  # 4 steps of 2 sequences
     h = np.zeros((2, 8))
     sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
-    _, q, _ = net(x)
+    _, q, _ = net(x.flatten(0, 1), batch_sizes=torch.tensor([2, 2, 2, 2]))
     for t in range(4):
         f = np.maximum(x[t].numpy() @ p["encoder.weight"].T + p["encoder.bias"], 0)
-        i = np.split(f @ p["gru.weight_ih_l0"].T + p["gru.bias_ih_l0"], 3, 1)
-        g = np.split(h @ p["gru.weight_hh_l0"].T + p["gru.bias_hh_l0"], 3, 1)
+        i = np.split(f @ p["gru.weight_ih"].T + p["gru.bias_ih"], 3, 1)
+        g = np.split(h @ p["gru.weight_hh"].T + p["gru.bias_hh"], 3, 1)
         reset, update = sigmoid(i[0] + g[0]), sigmoid(i[1] + g[1])
         h = (1 - update) * np.tanh(i[2] + reset * g[2]) + update * h
-        np.testing.assert_allclose(q[t].detach(), h @ p["q_head.weight"].T + p["q_head.bias"], rtol=1e-4, atol=1e-5)
+        expected = h @ p["q_head.weight"].T + p["q_head.bias"]
+        np.testing.assert_allclose(q[2 * t : 2 * t + 2].detach(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_greedy_actions_respect_the_mask():

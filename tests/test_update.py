@@ -62,7 +62,7 @@ def naive_unroll(network, inputs, z):
                 block = network.fusion
                 hat = x @ block.materialized_weight(z[t, i]) + block.bias(torch.relu(block.hyper(z[t, i])))
             f = torch.relu(network.agent.encoder(hat))
-            hidden[i] = torch.gru_cell(f[None], hidden[i][None], *network.agent.gru.all_weights[0])[0]
+            hidden[i] = torch.gru_cell(f[None], hidden[i][None], *network.agent.gru.parameters())[0]
             for values, value in zip(row, (hat, f, network.agent.q_head(hidden[i])), strict=True):
                 values.append(value)
         for out, values in zip((fused, features, q), row, strict=True):

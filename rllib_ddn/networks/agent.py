@@ -55,24 +55,33 @@ class AgentNetwork(nn.Module):
         super().__init__()
         self.hidden_dim = hidden_dim
         self.encoder = nn.Linear(input_dim, hidden_dim)
-        self.gru = nn.GRU(hidden_dim, hidden_dim)
+        self.gru = nn.GRUCell(hidden_dim, hidden_dim)
         self.q_head = nn.Linear(hidden_dim, num_actions)
 
-    def forward(self, x_hat: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """
+    def forward(
+        self, x_hat: Tensor, hidden: Tensor | None = None, batch_sizes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs over whole sequences, or makes one step.
+
         Args:
-            x_hat: ``[T, R, D]``: T time steps of R = B * N independent rows.
-            hidden: ``[R, H]``, the GRU's state before the first step; None means zeros.
+            x_hat: ``[M, D]``. With ``batch_sizes``: M packed rows, as torch packs sequences: all that
+                exist at step 0, then all at step 1, and so on, the longest sequences first. Without:
+                one step of M sequences.
+            hidden: ``[R, H]``, the GRU's state of R sequences before the first step; None means zeros.
+            batch_sizes: ``[T]`` int64 on the CPU, number of sequences that exist at each step.
 
         Returns:
-            features f ``[T, R, H]``, Q values ``[T, R, A]``, and the GRU's state after the last
-            step ``[R, H]``.
+            features f ``[M, H]``, Q values ``[M, A]``, and the GRU's state after the last step, of the
+            sequences that exist there.
         """
         features = torch.relu(self.encoder(x_hat))
-        if len(features) == 1:  # acting: one step, without the overhead of a sequence kernel
-            if hidden is None:
-                hidden = features.new_zeros(features.shape[1:])
-            hidden = torch.gru_cell(features[0], hidden, *self.gru.all_weights[0])
-            return features, self.q_head(hidden).unsqueeze(0), hidden
-        memory, last = self.gru(features, None if hidden is None else hidden.unsqueeze(0))
-        return features, self.q_head(memory), last.squeeze(0)
+        sizes = [len(features)] if batch_sizes is None else batch_sizes.tolist()
+        if hidden is None:
+            hidden = features.new_zeros(sizes[0], self.hidden_dim)
+        weights = (self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
+        states = []
+        for x, size in zip(features.split(sizes), sizes, strict=True):
+            hidden = torch.gru_cell(x, hidden if size == len(hidden) else hidden[:size], *weights)
+            states.append(hidden)
+        memory = states[0] if len(states) == 1 else torch.cat(states)
+        return features, self.q_head(memory), hidden

@@ -1,6 +1,8 @@
 """Leader and follower: the two networks of the External Distillation Module (section 4.2).
 
-All tensors are time-major: T steps of B episodes with N agents.
+Rows are time steps of teams: M of them, each with N agents. In training they are all steps of a
+batch of episodes, packed (see :class:`rllib_ddn.networks.agent.AgentNetwork`), so that no
+computation is spent on padding; in acting they are one step of M teams.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ class AgentOutput(NamedTuple):
     """What an unroll of a team of agents gives.
 
     Attributes:
-        fused: S_hat or o_hat, ``[T, B, N, D]``.
-        features: f, the agent network's features before the GRU, ``[T, B, N, H]``.
-        q: Q values, ``[T, B, N, A]``.
-        hidden: the GRU's state after the last step, ``[B, N, H]``.
+        fused: S_hat or o_hat, ``[M, N, D]``.
+        features: f, the agent network's features before the GRU, ``[M, N, H]``.
+        q: Q values, ``[M, N, A]``.
+        hidden: the GRU's state after the last step, ``[B, N, H]`` for the B teams that exist there.
     """
 
     fused: Tensor
@@ -57,14 +59,15 @@ class GlobalGuidingNetwork(nn.Module):
         )
         self.agent = AgentNetwork(embed_dim, num_actions, hidden_dim)
 
-    def forward(self, z: Tensor, state: Tensor, hidden: Tensor | None = None) -> AgentOutput:
-        """z ``[T, B, N, Z]``, state ``[T, B, S]``, hidden ``[B, N, H]`` or None for zeros."""
+    def forward(self, z: Tensor, state: Tensor, hidden: Tensor | None = None, batch_sizes: Tensor | None = None) -> AgentOutput:
+        """z ``[M, N, Z]``, state ``[M, S]``, hidden ``[B, N, H]`` or None for zeros, batch_sizes ``[T]``
+        teams at each step, or None for one step."""
         if self.raw:
-            everyone = state.unsqueeze(2).expand(*z.shape[:3], -1)  # [T, B, N, S]
+            everyone = state.unsqueeze(1).expand(*z.shape[:2], -1)  # [M, N, S]
             s_hat = self.fusion(everyone, z)
         else:
-            s_hat = self.fusion(state.flatten(0, 1), z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        return _unroll(self.agent, s_hat, hidden)
+            s_hat = self.fusion(state, z)
+        return _unroll(self.agent, s_hat, hidden, batch_sizes)
 
 
 class LocalPolicyNetwork(nn.Module):
@@ -92,20 +95,23 @@ class LocalPolicyNetwork(nn.Module):
         )
         self.agent = AgentNetwork(embed_dim, num_actions, hidden_dim)
 
-    def forward(self, z: Tensor, obs: Tensor, hidden: Tensor | None = None) -> AgentOutput:
-        """z ``[T, B, N, Z]``, obs ``[T, B, N, O]``, hidden ``[B, N, H]`` or None for zeros."""
-        if self.raw:
-            o_hat = self.fusion(z)
-        else:
-            o_hat = self.fusion(obs.flatten(0, 1), z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        return _unroll(self.agent, o_hat, hidden)
+    def forward(self, z: Tensor, obs: Tensor, hidden: Tensor | None = None, batch_sizes: Tensor | None = None) -> AgentOutput:
+        """z ``[M, N, Z]``, obs ``[M, N, O]``, hidden ``[B, N, H]`` or None for zeros, batch_sizes ``[T]``
+        teams at each step, or None for one step."""
+        o_hat = self.fusion(z) if self.raw else self.fusion(obs, z)
+        return _unroll(self.agent, o_hat, hidden, batch_sizes)
 
 
-def _unroll(agent: AgentNetwork, fused: Tensor, hidden: Tensor | None) -> AgentOutput:
-    """Runs the agent network with the B * N agents as independent rows."""
-    teams = fused.shape[1:3]  # [B, N]
-    features, q, last = agent(fused.flatten(1, 2), None if hidden is None else hidden.flatten(0, 1))
-    return AgentOutput(fused, features.unflatten(1, teams), q.unflatten(1, teams), last.unflatten(0, teams))
+def _unroll(agent: AgentNetwork, fused: Tensor, hidden: Tensor | None, batch_sizes: Tensor | None) -> AgentOutput:
+    """Runs the agent network with all agents as independent rows, ``[M * N, ...]``."""
+    agents = fused.shape[1]
+    features, q, last = agent(
+        fused.flatten(0, 1),
+        None if hidden is None else hidden.flatten(0, 1),
+        None if batch_sizes is None else batch_sizes * agents,
+    )
+    split = lambda x: x.unflatten(0, (-1, agents))  # noqa: E731
+    return AgentOutput(fused, split(features), split(q), split(last))
 
 
 def greedy_actions(q: Tensor, action_mask: Tensor) -> Tensor:
