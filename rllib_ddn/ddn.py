@@ -218,12 +218,13 @@ class DDNConfig(AlgorithmConfig):
         Raises:
             ValueError: unknown key; the message suggests the nearest name.
         """
+        # Tune and RLlib put notes of their own into dicts.
+        config_dict = {k: v for k, v in config_dict.items() if not k.startswith("__") and k != "class"}
         for key in config_dict:
             translated = self._translate_special_keys(key, warn_deprecated=False)
-            internal = key.startswith("__")  # Tune puts notes of its own there
-            if not hasattr(self, translated) and not internal and key not in _DICT_KEYS:
+            if not hasattr(self, translated) and key not in _DICT_KEYS:
                 raise ValueError(_unknown_key(key, [name for name in vars(self) if not name.startswith("_")]))
-        return super().update_from_dict({k: v for k, v in config_dict.items() if not k.startswith("__")})
+        return super().update_from_dict(config_dict)
 
     @override(AlgorithmConfig)
     def validate(self) -> None:

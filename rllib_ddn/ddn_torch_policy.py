@@ -345,6 +345,13 @@ class DDNTorchPolicy(TorchPolicyV2):
         self.model.load_state_dict({name: torch.as_tensor(np.array(value)) for name, value in weights.items()}, strict=False)
 
     @override(TorchPolicyV2)
+    def get_state(self) -> dict[str, Any]:
+        state = super().get_state()
+        # Epsilon follows from the time step alone, and RLlib cannot restore this part twice.
+        state.pop("_exploration_state", None)
+        return state
+
+    @override(TorchPolicyV2)
     def set_state(self, state: dict[str, Any]) -> None:
         self.set_weights(state["weights"])  # first, for its clear errors
         own_config = self.config
