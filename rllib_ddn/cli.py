@@ -37,7 +37,9 @@ NumSamples = Annotated[int | None, typer.Option(help="Times each configuration i
 CheckpointFreq = Annotated[int | None, typer.Option(help="Iterations between checkpoints; 0 for none.")]
 CheckpointAtEnd = Annotated[bool | None, typer.Option(help="Whether to checkpoint at the end.")]
 KeepCheckpointsNum = Annotated[int | None, typer.Option(help="Number of checkpoints kept.")]
-CheckpointScoreAttr = Annotated[str | None, typer.Option(help='Metric that ranks the checkpoints kept; "min-" before it for the smallest.')]
+CheckpointScoreAttr = Annotated[
+    str | None, typer.Option(help='Metric that ranks the checkpoints kept; "min-" before it for the smallest.')
+]
 StoragePath = Annotated[str | None, typer.Option("--storage-path", "--local-dir", help="Where results go; default ~/ray_results.")]
 Restore = Annotated[str | None, typer.Option(help="Checkpoint directory to start from.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the experiment of this name, if there is one.")]
@@ -54,7 +56,9 @@ Debug = Annotated[bool, typer.Option("--log-debug", "-vv", help="Log at level DE
 @train_app.callback()
 def train(
     context: typer.Context,
-    algo: Annotated[str | None, typer.Option("--algo", "--run", "-a", "-r", help="Registered algorithm, such as DDN or PPO.")] = None,
+    algo: Annotated[
+        str | None, typer.Option("--algo", "--run", "-a", "-r", help="Registered algorithm, such as DDN or PPO.")
+    ] = None,
     env: Annotated[str | None, typer.Option("--env", "-e", help="Registered env, such as predator_prey.")] = None,
     config: Annotated[str, typer.Option("--config", "-c", help="The algorithm's config, as JSON.")] = "{}",
     stop: Stop = "{}",
@@ -120,7 +124,9 @@ def train_file(
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint directory.")],
-    algo: Annotated[str | None, typer.Option("--algo", "--run", "-a", "-r", help="The algorithm; checked against the checkpoint.")] = None,
+    algo: Annotated[
+        str | None, typer.Option("--algo", "--run", "-a", "-r", help="The algorithm; checked against the checkpoint.")
+    ] = None,
     env: Annotated[str | None, typer.Option("--env", "-e", help="Another env than the checkpoint's.")] = None,
     config: Annotated[str, typer.Option("--config", "-c", help="Config keys to change, as JSON.")] = "{}",
     episodes: Annotated[int, typer.Option(help="Episodes (of each network).", min=1)] = 32,
@@ -196,8 +202,9 @@ def _run(experiments: dict[str, dict[str, Any]], options: dict[str, Any]) -> Non
             cluster.add_node(num_cpus=options["ray_num_cpus"] or 1, num_gpus=options["ray_num_gpus"] or 0)
         ray.init(address=cluster.address, log_to_driver=options["vv"])
     else:
+        # Not None, which would join whatever cluster happens to run on this machine.
         ray.init(
-            address=options["ray_address"],
+            address=options["ray_address"] or os.environ.get("RAY_ADDRESS", "local"),
             num_cpus=options["ray_num_cpus"],
             num_gpus=options["ray_num_gpus"],
             include_dashboard=False,
@@ -299,7 +306,8 @@ def _load(path: Path) -> dict[str, dict[str, Any]]:
     if path.suffix != ".py":
         _fail(f"{path} is neither .yaml nor .py.")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert module_spec and module_spec.loader
+    assert module_spec
+    assert module_spec.loader
     module = importlib.util.module_from_spec(module_spec)
     with _one_line_errors():
         module_spec.loader.exec_module(module)
@@ -327,6 +335,7 @@ def _evaluate(
     import rllib_ddn
     from rllib_ddn.evaluation import evaluate_checkpoint
 
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
     checkpoint = checkpoint.absolute()
     info = get_checkpoint_info(str(checkpoint))
     if float(str(info["checkpoint_version"])) >= 2.0:  # RLlib's new API stack
@@ -336,14 +345,13 @@ def _evaluate(
     else:
         state = Algorithm._checkpoint_info_to_algorithm_state(info)
         state_class = state["algorithm_class"]
-        config = state_class.get_default_config().from_state(state["config"]).copy(copy_frozen=False)
+        config = state_class.get_default_config().update_from_dict(dict(state["config"]))
     if algo_name and algo_name != state_class.__name__:
         raise ValueError(f"--algo is {algo_name}, but the checkpoint is of {state_class.__name__}.")
     if env:
         config.environment(env)
     config.update_from_dict({"num_env_runners": 0, "evaluation_num_env_runners": 0, "evaluation_interval": 1, **changes})
     config.evaluation(evaluation_duration=episodes, evaluation_duration_unit="episodes")
-    ray.init(include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
     try:
         if issubclass(state_class, rllib_ddn.DDN):
             networks = ("leader", "follower") if network is Network.both else (network.value,)
@@ -354,7 +362,11 @@ def _evaluate(
         algo.restore_from_path(str(checkpoint)) if config.enable_rl_module_and_learner else algo.restore(str(checkpoint))
         played = algo.evaluate()["env_runners"]
         algo.stop()
-        return {key: played[key] for key in ("episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean") if key in played}
+        return {
+            key: played[key]
+            for key in ("episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean")
+            if key in played
+        }
     finally:
         ray.shutdown()
 

@@ -244,7 +244,13 @@ class DDNConfig(AlgorithmConfig):
         for key in ("intrinsic_reward", "normalize_intrinsic_reward", "double_q", "store_buffer_in_checkpoints"):
             if not isinstance(getattr(self, key), bool):
                 raise ValueError(f"{key} is True or False; got {getattr(self, key)!r}.")
-        for key in ("fusion_embed_dim", "fusion_hyper_dim", "agent_hidden_dim", "target_update_interval_episodes", "train_batch_size"):
+        for key in (
+            "fusion_embed_dim",
+            "fusion_hyper_dim",
+            "agent_hidden_dim",
+            "target_update_interval_episodes",
+            "train_batch_size",
+        ):
             _number(key, getattr(self, key), "a whole number above 0", lambda x: x == int(x) and x > 0)
         for key in ("block_loss_coeff", "q_loss_coeff", "feature_loss_coeff", "intrinsic_reward_coeff"):
             _number(key, getattr(self, key), "a number of at least 0", lambda x: x >= 0)
@@ -343,6 +349,7 @@ class DDN(Algorithm):
         super().setup(config)
         seed = self.config.seed
         self._rng = np.random.default_rng(seed)  # samples the replay and masks the intrinsic reward
+        self._empty_rounds = 0
         self._evaluation_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
 
     @override(Algorithm)
@@ -383,9 +390,7 @@ class DDN(Algorithm):
             self._counters[NUM_TARGET_UPDATES] += 1
 
         with self._timers[SYNCH_WORKER_WEIGHTS_TIMER]:
-            self.env_runner_group.sync_weights(
-                global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]}, inference_only=True
-            )
+            self.env_runner_group.sync_weights(global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]}, inference_only=True)
         return {DEFAULT_POLICY_ID: {LEARNER_STATS_KEY: _mean_stats(updates)}}
 
     def _play_round(self) -> list[SampleBatch]:
@@ -394,6 +399,8 @@ class DDN(Algorithm):
         Raises:
             TeamEnvError: an env gave NaN or an empty action mask. (An env runner that fails in
                 another way is RLlib's to ignore or to restart.)
+            RuntimeError: all env runners are gone, for
+                ``num_consecutive_env_runner_failures_tolerance`` rounds.
         """
         number = self._counters[NUM_ROUNDS]
         self._counters[NUM_ROUNDS] += 1
@@ -409,6 +416,9 @@ class DDN(Algorithm):
         for result in results:
             if isinstance(result, TeamEnvError):
                 raise result
+        self._empty_rounds = 0 if results else self._empty_rounds + 1
+        if self._empty_rounds > self.config.num_consecutive_env_runner_failures_tolerance:
+            raise RuntimeError(f"no env runner has played for {self._empty_rounds} rounds; their logs tell why they failed.")
         return results
 
     def _update(self) -> dict[str, Any]:
@@ -486,7 +496,9 @@ _DICT_KEYS = ("multiagent", "_enable_new_api_stack", "_is_frozen")
 
 def _unknown_key(key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"unknown config key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; see the docstring of DDNConfig.training().")
+    return f"unknown config key {key!r}" + (
+        f"; did you mean {near[0]!r}?" if near else "; see the docstring of DDNConfig.training()."
+    )
 
 
 def _one_of(key: str, value: Any, accepted: tuple[str, ...]) -> None:

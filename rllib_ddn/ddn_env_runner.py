@@ -88,9 +88,7 @@ class DDNEnvRunner(RolloutWorker):
         if round_number is None:
             round_number = self._rounds_played
         self._rounds_played = round_number + 1
-        seeds = [
-            [self._base_seed, self.worker_index, round_number, e] for e in range(self.config.num_envs_per_env_runner)
-        ]
+        seeds = [[self._base_seed, self.worker_index, round_number, e] for e in range(self.config.num_envs_per_env_runner)]
         episodes, metrics = self.play(seeds, self.config.behaviour_network, self.config.explore, for_training=True)
         self._metrics.extend(metrics)
         batch = SampleBatch(episodes)
@@ -140,17 +138,12 @@ class DDNEnvRunner(RolloutWorker):
             if explore and step % self.EXPLORATION_BLOCK == 0:
                 shape = (self.EXPLORATION_BLOCK, spec.num_agents, 2)
                 uniform = np.stack([rng.random(shape) for rng in rngs])  # [E, block, N, 2]
-            everyone = live.size == games.obs.shape[0]
-            pick = (lambda array: array) if everyone else (lambda array: array[live])
-            actions, memory, _ = policy.act(
-                network,
-                pick(games.obs),
-                pick(games.state),
-                pick(games.action_mask),
-                memory,
-                policy.epsilon(policy.global_timestep + runners * steps_played) if explore else 0.0,
-                uniform[live, step % self.EXPLORATION_BLOCK] if explore else None,
-            )
+            epsilon = policy.epsilon(policy.global_timestep + runners * steps_played) if explore else 0.0
+            draws = uniform[live, step % self.EXPLORATION_BLOCK] if explore else None
+            obs, state, mask = games.obs, games.state, games.action_mask
+            if live.size < len(obs):
+                obs, state, mask = obs[live], state[live], mask[live]
+            actions, memory, _ = policy.act(network, obs, state, mask, memory, epsilon, draws)
             rewards, terminated, truncated = games.step(actions, live)
             if not np.isfinite(rewards).all():
                 raise TeamEnvError(f"the env gave the reward {rewards[~np.isfinite(rewards)][0]}; rewards must be finite numbers.")
@@ -215,9 +208,7 @@ class DDNEnvRunner(RolloutWorker):
         episodes["action_mask"][live, step] = mask
 
     def _start_episode(self, env_index: int, episode_id: int) -> EpisodeV2:
-        episode = EpisodeV2(
-            env_index, self.policy_map, self.policy_mapping_fn, worker=self, callbacks=self.callbacks
-        )
+        episode = EpisodeV2(env_index, self.policy_map, self.policy_mapping_fn, worker=self, callbacks=self.callbacks)
         episode.episode_id = episode_id
         self._callback("on_episode_created", episode, env_index)
         return episode

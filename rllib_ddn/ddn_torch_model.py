@@ -107,9 +107,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         self.target_leader = copy.deepcopy(self.leader).requires_grad_(False)
         self.target_mixer = copy.deepcopy(self.mixer).requires_grad_(False)
         # Made last, so that the other networks start alike with and without it.
-        self.idm = (
-            InternalDistillationModule(spec.state_dim, normalize=normalize_intrinsic_reward) if intrinsic_reward else None
-        )
+        self.idm = InternalDistillationModule(spec.state_dim, normalize=normalize_intrinsic_reward) if intrinsic_reward else None
         # What Policy.loss() unrolled, for custom_loss() right after it.
         self.unrolled: tuple[TrainBatch, AgentOutput, Tensor | None] | None = None
 
@@ -181,9 +179,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         """
         hidden, last_action = state
         mask = input_dict["action_mask"]
-        actions, out = self.act(
-            self.behaviour_network, input_dict["obs"], input_dict["state"], mask, hidden, last_action.long()
-        )
+        actions, out = self.act(self.behaviour_network, input_dict["obs"], input_dict["state"], mask, hidden, last_action.long())
         q = out.q.masked_fill(~mask, torch.finfo(out.q.dtype).min)
         return q, [out.hidden, actions.to(last_action.dtype)]
 

@@ -161,9 +161,7 @@ class DDNTorchPolicy(TorchPolicyV2):
         obs, state, mask = self._encode(batched)
         memory = self.initial_memory(len(obs))
         if "state_in_0" in input_dict:
-            hidden, last_action = (
-                torch.as_tensor(np.asarray(input_dict[f"state_in_{i}"]), device=self.device) for i in range(2)
-            )
+            hidden, last_action = (torch.as_tensor(np.asarray(input_dict[f"state_in_{i}"]), device=self.device) for i in range(2))
             memory = hidden.float(), last_action.long()
         explore = self.config["explore"] if explore is None else explore
         epsilon = self.epsilon(self.global_timestep if timestep is None else timestep) if explore else 0.0
@@ -196,9 +194,7 @@ class DDNTorchPolicy(TorchPolicyV2):
         """Batched observations of the Tuple space as obs, state and action mask."""
         size = len(next(iter(batched[0].values())) if isinstance(batched[0], dict) else batched[0])
         pick = lambda value, b: {k: np.asarray(v[b]) for k, v in value.items()}  # noqa: E731
-        rows = [
-            encode([pick(agent, b) for agent in batched], self.observation_space, self.spec) for b in range(size)
-        ]
+        rows = [encode([pick(agent, b) for agent in batched], self.observation_space, self.spec) for b in range(size)]
         obs, state, mask = map(np.stack, zip(*rows, strict=True))
         return obs, state, mask
 
@@ -318,9 +314,7 @@ class DDNTorchPolicy(TorchPolicyV2):
         if self.config["intrinsic_reward_stage"] == "trajectory":
             parts.append("idm.")
         return {
-            name: value.detach().cpu().numpy()
-            for name, value in self.model.state_dict().items()
-            if name.startswith(tuple(parts))
+            name: value.detach().cpu().numpy() for name, value in self.model.state_dict().items() if name.startswith(tuple(parts))
         }
 
     @override(TorchPolicyV2)

@@ -108,10 +108,7 @@ class EpisodeReplay:
         """Copies the given episodes in. Padding must be zero (as the env runner leaves it)."""
         steps = episodes["rewards"].shape[1]
         if not self._data:
-            self._data = {
-                name: np.zeros((self.capacity, *array.shape[1:]), array.dtype)
-                for name, array in episodes.items()
-            }
+            self._data = {name: np.zeros((self.capacity, *array.shape[1:]), array.dtype) for name, array in episodes.items()}
         elif steps > self._data["rewards"].shape[1]:
             self._data = resize_steps(self._data, steps)
         for row in range(len(episodes["length"])):
@@ -142,9 +139,7 @@ class EpisodeReplay:
             raise ValueError(f"cannot sample {batch_size} episodes: the replay holds {len(self)}.")
         rows = rng.choice(len(self), batch_size, replace=False)
         steps = int(self._data["length"][rows].max())
-        return {
-            name: array[rows] for name, array in resize_steps(self._data, steps).items()
-        }
+        return {name: array[rows] for name, array in resize_steps(self._data, steps).items()}
 
     def get_state(self) -> dict[str, Any]:
         """All that :meth:`set_state` needs to continue with the very same samples."""
@@ -162,8 +157,8 @@ class EpisodeReplay:
         held = len(state["data"].get("length", ()))
         if held > self.capacity or (state["num_added"] > held and held != self.capacity):
             raise ValueError(
-                f"the checkpoint's replay is a ring of {held} or more episodes; replay_buffer_config['capacity'] is {self.capacity}. "
-                "Restore with the capacity that it was saved with."
+                f"the checkpoint's replay is a ring of {held} or more episodes, but replay_buffer_config['capacity'] is "
+                f"{self.capacity}: restore with the capacity that it was saved with."
             )
         self.num_added = state["num_added"]
         self._data = {}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["RAY_ADDRESS"] = "local"  # a cluster of the tests' own, also in the processes that they start
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -22,7 +24,8 @@ SMALL_GAME = {"grid_size": 4, "num_predators": 3, "num_prey": 2, "penalty": 0.5,
 @pytest.fixture(scope="session", autouse=True)
 def cluster():
     """One local Ray with more CPUs than the machine may have: the tests' actors are small."""
-    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False)
+    importable = {"PYTHONPATH": str(Path(__file__).parent)}  # the tests' own envs, in Ray's workers
+    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": importable})
     yield
     ray.shutdown()
 

@@ -160,7 +160,9 @@ def test_compute_actions_explores_within_the_mask(build):
     masks = np.array([agent["action_mask"] for agent in observation["team"]], bool)
     seen = set()
     for _ in range(200):
-        action = algo.compute_single_action(tuple(observation["team"]), algo.get_policy().get_initial_state(), explore=True, timestep=0)[0]
+        action = algo.compute_single_action(
+            tuple(observation["team"]), algo.get_policy().get_initial_state(), explore=True, timestep=0
+        )[0]
         assert all(masks[i, a] for i, a in enumerate(action))
         seen.add(tuple(int(a) for a in action))
     assert len(seen) > 20

@@ -178,7 +178,7 @@ def test_rllibs_callbacks(build):
     assert result["env_runners"]["custom_metrics"]["steps_twice_mean"] == 2 * np.mean(lengths)
     # The bonus is for learning; the metrics stay the env's.
     held = algo.local_replay_buffer.sample(4, np.random.default_rng(0))
-    assert all(held["rewards"][b, : n].min() > 90 for b, n in enumerate(held["length"]))
+    assert all(held["rewards"][b, :n].min() > 90 for b, n in enumerate(held["length"]))
     assert result["env_runners"]["episode_return_max"] <= 20
 
 

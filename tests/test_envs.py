@@ -14,7 +14,6 @@ from rllib_ddn.envs.grouping import TeamEnvError, TeamGames, TeamSpec, as_team_e
 from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
 
-
 # PettingZoo 1.27 replaced version 4 by version 5.
 PURSUIT = "pursuit_v5" if importlib.util.find_spec("pettingzoo.sisl.pursuit_v5") else "pursuit_v4"
 
@@ -52,7 +51,7 @@ class Uneven(ParallelEnv):
         ended = {agent: agent == "b" or self.t == 3 for agent in agents}
         cut = {agent: self.t == self.limit and not ended[agent] for agent in agents}
         self.agents = [agent for agent in agents if not ended[agent] and not cut[agent]]
-        return observations, {agent: 1.0 + self.t for agent in agents}, ended, cut, {agent: {} for agent in agents}
+        return observations, dict.fromkeys(agents, 1.0 + self.t), ended, cut, {agent: {} for agent in agents}
 
     def state(self):
         if not self.has_state:
@@ -250,11 +249,13 @@ def test_rllibs_two_step_game_trains_as_it_is(build):
 
 def test_plain_spaces_are_observations():
     class Plain(MultiAgentEnv):
-        possible_agents = agents = ["t"]
         observation_space = Tuple([Box(0, 1, (2,), np.float64)] * 2)
         action_space = Tuple([Discrete(3)] * 2)
+
+        def __init__(self):
+            super().__init__()
+            self.possible_agents = self.agents = ["t"]
 
     env = as_team_env(Plain(), {"state": "concat"})
     spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
     assert (spec.obs_dtype, spec.state_dim, spec.has_action_mask) == (np.float32, 4, False)
-

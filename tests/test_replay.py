@@ -109,7 +109,7 @@ def test_bad_capacity(capacity):
 
 
 def test_asking_for_too_many():
+    replay = EpisodeReplay(4)
+    replay.add(episode(0, 1))
     with pytest.raises(ValueError, match="cannot sample 2 episodes: the replay holds 1"):
-        replay = EpisodeReplay(4)
-        replay.add(episode(0, 1))
         replay.sample(2, np.random.default_rng(0))

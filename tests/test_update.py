@@ -292,7 +292,10 @@ def test_two_towers_make_the_same_update_as_one(build):
 def test_gradients_are_clipped_per_optimizer(policy):
     ours = policy(grad_clip=1e-3)
     stats = ours.learn_on_batch(random_batch(ours))["learner_stats"]
-    for name, module in (("grad_norm_leader", [ours.model.leader, ours.model.mixer]), ("grad_norm_follower", [ours.model.follower])):
+    for name, module in (
+        ("grad_norm_leader", [ours.model.leader, ours.model.mixer]),
+        ("grad_norm_follower", [ours.model.follower]),
+    ):
         norm = torch.sqrt(sum((p.grad**2).sum() for part in module for p in part.parameters() if p.grad is not None))
         assert norm <= 1.001e-3
         assert stats[name] > 1e-3  # the reported norm is the one before

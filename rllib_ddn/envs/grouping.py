@@ -132,7 +132,7 @@ def team_of(env: Any) -> tuple[Any, spaces.Tuple, spaces.Tuple]:
     Raises:
         TeamEnvError: the env is not grouped, or has several groups.
     """
-    how = "Group all agents into one team with env.with_agent_groups(), or use the \"pettingzoo\" env."
+    how = 'Group all agents into one team with env.with_agent_groups(), or use the "pettingzoo" env.'
     if not isinstance(env, MultiAgentEnv):
         raise TeamEnvError(f"{type(env).__name__} is not a MultiAgentEnv. {how}")
     ids = list(getattr(env, "possible_agents", None) or getattr(env, "_agent_ids", None) or [])
@@ -272,8 +272,7 @@ class _WithState(MultiAgentEnv):
 
     def _add(self, observation: dict) -> dict:
         agents = [
-            dict(value) if is_dict else {OBS: value}
-            for value, is_dict in zip(observation[self._team], self._is_dict, strict=True)
+            dict(value) if is_dict else {OBS: value} for value, is_dict in zip(observation[self._team], self._is_dict, strict=True)
         ]
         if self._concat:
             state = np.concatenate([spaces.flatten(space, agent[OBS]) for space, agent in zip(self._parts, agents, strict=True)])

@@ -90,11 +90,7 @@ class PettingZooTeam(MultiAgentEnv):
     def step(self, action_dict: dict):
         """One step; the rewards of the agents still there are added up or averaged over the team."""
         present = set(self.env.agents)
-        actions = {
-            agent: int(action)
-            for agent, action in zip(self._members, action_dict[TEAM], strict=True)
-            if agent in present
-        }
+        actions = {agent: int(action) for agent, action in zip(self._members, action_dict[TEAM], strict=True) if agent in present}
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         over = not self.env.agents
         # Cut off by a limit: at least one agent was still playing when the time ran out.

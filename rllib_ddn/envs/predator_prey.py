@@ -113,7 +113,7 @@ class PredatorPreyGames:
         self._delta = np.array([1, width, -1, -width, 0, 0])
         around = np.arange(-sight, sight + 1)
         self._view = (around[:, None] * width + around).ravel()  # [view * view]
-        self._moves_on_grid = (self._empty_grid[(np.arange(self._cells)[:, None] + self._delta[:4]) % self._cells] == _EMPTY)
+        self._moves_on_grid = self._empty_grid[(np.arange(self._cells)[:, None] + self._delta[:4]) % self._cells] == _EMPTY
 
         g, p, q = num_games, num_predators, num_prey
         self._games = np.arange(g)
@@ -289,7 +289,12 @@ class parallel_env(ParallelEnv):  # noqa: N801  (PettingZoo's name for it)
     ``infos[agent]["num_captured"]`` counts the captures.
     """
 
-    metadata = {"name": "predator_prey_v0", "render_modes": ["ansi", "rgb_array", "human"], "render_fps": 8, "is_parallelizable": True}
+    metadata = {
+        "name": "predator_prey_v0",
+        "render_modes": ["ansi", "rgb_array", "human"],
+        "render_fps": 8,
+        "is_parallelizable": True,
+    }
 
     def __init__(self, *, render_mode: str | None = None, **rules: Any):
         if render_mode not in (None, *self.metadata["render_modes"]):

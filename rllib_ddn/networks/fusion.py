@@ -39,12 +39,8 @@ class _FusionBlock(nn.Module):
         # The last layer of the hypernetwork, vec(W) = Linear(h), kept in the two parts that
         # the factorized form uses, with the initial values that nn.Linear(K, X * D) has.
         bound = 1.0 / math.sqrt(hyper_dim)
-        self.weight = nn.Parameter(
-            torch.empty(input_dim, hyper_dim * embed_dim).uniform_(-bound, bound)
-        )  # A, [X, K * D]
-        self.offset = nn.Parameter(
-            torch.empty(input_dim, embed_dim).uniform_(-bound, bound)
-        )  # C, [X, D]
+        self.weight = nn.Parameter(torch.empty(input_dim, hyper_dim * embed_dim).uniform_(-bound, bound))  # A, [X, K * D]
+        self.offset = nn.Parameter(torch.empty(input_dim, embed_dim).uniform_(-bound, bound))  # C, [X, D]
         self.bias = nn.Linear(hyper_dim, embed_dim)  # B(h)
 
     def materialized_weight(self, z: Tensor) -> Tensor:

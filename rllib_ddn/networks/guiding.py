@@ -48,7 +48,15 @@ class GlobalGuidingNetwork(nn.Module):
     """
 
     def __init__(
-        self, state_dim: int, local_dim: int, num_actions: int, *, state_fusion: str, embed_dim: int, hyper_dim: int, hidden_dim: int
+        self,
+        state_dim: int,
+        local_dim: int,
+        num_actions: int,
+        *,
+        state_fusion: str,
+        embed_dim: int,
+        hyper_dim: int,
+        hidden_dim: int,
     ):
         super().__init__()
         self.raw = state_fusion == "raw"
@@ -89,9 +97,7 @@ class LocalPolicyNetwork(nn.Module):
         super().__init__()
         self.raw = state_fusion == "raw"
         self.fusion: nn.Module = (
-            RawFusion(local_dim, embed_dim)
-            if self.raw
-            else IndependentObservationBlock(obs_dim, local_dim, embed_dim, hyper_dim)
+            RawFusion(local_dim, embed_dim) if self.raw else IndependentObservationBlock(obs_dim, local_dim, embed_dim, hyper_dim)
         )
         self.agent = AgentNetwork(embed_dim, num_actions, hidden_dim)
 

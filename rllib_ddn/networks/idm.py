@@ -27,9 +27,7 @@ class InternalDistillationModule(nn.Module):
     def __init__(self, state_dim: int, hidden_dim: int = 64, embed_dim: int = 64, normalize: bool = False):
         super().__init__()
         self.normalize = normalize
-        self.predictor = nn.Sequential(
-            nn.Linear(state_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, embed_dim)
-        )
+        self.predictor = nn.Sequential(nn.Linear(state_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, embed_dim))
         self.target = copy.deepcopy(self.predictor).requires_grad_(False)
         for layer in self.target:
             if isinstance(layer, nn.Linear):
