@@ -213,7 +213,7 @@ def _run(experiments: dict[str, dict[str, Any]], options: dict[str, Any]) -> Non
     trials = run_experiments(
         experiments,
         scheduler=scheduler,
-        resume=options["resume"],
+        resume="AUTO+ERRORED" if options["resume"] else False,
         verbose=2 if options["v"] or options["vv"] else 1,
         progress_reporter=_reporter(),
         raise_on_failed_trial=False,
@@ -252,7 +252,7 @@ def _samplers(value: Any) -> Any:
         return [_samplers(item) for item in value]
     if not isinstance(value, dict):
         return value
-    key, arguments = next(iter(value.items()), ("", None))
+    key, arguments = next(iter(value.items()), ("", []))
     if len(value) == 1 and str(key).startswith("tune."):
         from ray import tune
 

@@ -264,7 +264,7 @@ class DDNConfig(AlgorithmConfig):
         self._validate_mixer_config()
         self._validate_replay()
         kind = self.exploration_config.get("type", "EpsilonGreedy")
-        if "EpsilonGreedy" not in (kind if isinstance(kind, str) else kind.__name__):
+        if "EpsilonGreedy" not in (kind if isinstance(kind, str) else getattr(kind, "__name__", "")):
             raise ValueError(f'exploration_config["type"] is "EpsilonGreedy", DDN explores epsilon-greedily; got {kind!r}.')
         if self.enable_rl_module_and_learner or self.enable_env_runner_and_connector_v2:
             raise ValueError(
@@ -272,7 +272,7 @@ class DDNConfig(AlgorithmConfig):
             )
         if self.framework_str != "torch":
             raise ValueError(f'framework is "torch"; got {self.framework_str!r}.')
-        if not issubclass(self.env_runner_cls or DDNEnvRunner, DDNEnvRunner):
+        if not issubclass(self.env_runner_cls, DDNEnvRunner):
             raise ValueError(f"env_runner_cls is DDNEnvRunner or a subclass of it; got {self.env_runner_cls!r}.")
         if self.batch_mode != "complete_episodes":
             raise ValueError(f'batch_mode is "complete_episodes", DDN learns from whole episodes; got {self.batch_mode!r}.')

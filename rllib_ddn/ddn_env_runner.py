@@ -153,20 +153,20 @@ class DDNEnvRunner(RolloutWorker):
             episodes["actions"][live, step] = actions
             episodes["rewards"][live, step] = rewards
             step += 1
-            steps_played += live.size
+            steps_played += len(live)
             self._record(episodes, games, live, step)
             if self._calls_on_episode_step:
-                for e, reward in zip(live, rewards, strict=True):
-                    trackers[e].step()
-                    trackers[e].total_reward += float(reward)
-                    trackers[e].set_last_info(self._team, games.info(e))
-                    self._callback("on_episode_step", trackers[e], e)
+                for env, reward in zip(live.tolist(), rewards, strict=True):
+                    trackers[env].step()
+                    trackers[env].total_reward += float(reward)
+                    trackers[env].set_last_info(self._team, games.info(env))
+                    self._callback("on_episode_step", trackers[env], env)
             if on_step:
                 on_step()
             over = terminated | truncated
             if over.any():
                 ended = live[over]
-                episodes["terminated"][ended] = terminated[over] & ~truncated[over]
+                episodes["terminated"][ended] = terminated[over]
                 episodes["length"][ended] = step
                 memory = (memory[0][~over], memory[1][~over])
                 live = live[~over]

@@ -68,6 +68,8 @@ class DDNTorchModel(TorchModelV2, nn.Module):
     The state of a recurrent policy is ``[hidden [N, H], last_action [N]]``.
     """
 
+    tower_stats: dict[str, Tensor]
+
     def __init__(
         self,
         obs_space: Any,
@@ -95,7 +97,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         self.behaviour_network = behaviour_network
 
         self.local_input = LocalInput(spec.num_agents, spec.num_actions, spec.obs_dim)
-        options = {
+        options: dict[str, Any] = {
             "state_fusion": state_fusion,
             "embed_dim": fusion_embed_dim,
             "hyper_dim": fusion_hyper_dim,

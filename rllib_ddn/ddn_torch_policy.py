@@ -44,6 +44,7 @@ class DDNTorchPolicy(TorchPolicyV2):
     """
 
     model: DDNTorchModel
+    config: dict[str, Any]
 
     def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
         self.spec = TeamSpec.from_spaces(observation_space, action_space)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def summarize(episodes: list[RolloutMetrics] | None) -> dict[str, float]:
     return summary
 
 
-def compare(played: dict[str, list[RolloutMetrics] | None]) -> dict[str, Any]:
+def compare(played: Mapping[str, list[RolloutMetrics] | None]) -> dict[str, Any]:
     """Both networks' summaries, and ``knowledge_transfer``.
 
     Args:
@@ -113,7 +113,7 @@ def evaluate_checkpoint(
         seeds = [[algo.config.seed or 0, k] for k in range(episodes)]
         if not drawn:
             return compare({name: evaluate_network(algo.eval_env_runner_group, name, seeds) for name in networks})
-        played = {}
+        played: dict[str, list[RolloutMetrics]] = {}
         for name in networks:
             played[name] = []
             for k, seed in enumerate(seeds):

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
@@ -163,7 +162,8 @@ def encode(observation: Any, observation_space: spaces.Tuple, spec: TeamSpec) ->
         obs[i] = spaces.flatten(space[OBS], value[OBS])
         if spec.has_action_mask:
             mask[i] = np.asarray(value[ACTION_MASK]).astype(bool)
-    state = spaces.flatten(observation_space[0][STATE], observation[0][STATE]).astype(spec.state_dtype, copy=False)
+    state_space = _part(observation_space[0], STATE)
+    state = np.asarray(spaces.flatten(state_space, observation[0][STATE]), spec.state_dtype)
     return obs, state, mask
 
 
@@ -242,7 +242,7 @@ class _WithState(MultiAgentEnv):
         self._team, observation_space, self.action_space = team_of(env)
         obs = [_part(space, OBS) for space in observation_space]
         if concat:
-            dtype = np.result_type(*(_flat_dtype(space) for space in obs))
+            dtype: Any = np.result_type(*(_flat_dtype(space) for space in obs))
             self._parts = obs
             state_space: spaces.Space = spaces.Box(-np.inf, np.inf, (sum(map(spaces.flatdim, obs)),), dtype)
         else:
@@ -281,14 +281,14 @@ class _WithState(MultiAgentEnv):
         return {self._team: [{**agent, STATE: state} for agent in agents]}
 
 
-def _part(agent_space: gymnasium.Space, name: str) -> gymnasium.Space | None:
+def _part(agent_space: Any, name: str) -> Any:
     """The named part of an agent's observation space; a plain space is all ``obs``."""
     if isinstance(agent_space, spaces.Dict) and OBS in agent_space.spaces:
         return agent_space.spaces.get(name)
     return agent_space if name == OBS else None
 
 
-def _flat_dtype(space: gymnasium.Space) -> np.dtype:
+def _flat_dtype(space: Any) -> np.dtype:
     """The dtype of the space's flattened values; one-hots need no more than int8."""
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return np.dtype(np.int8)

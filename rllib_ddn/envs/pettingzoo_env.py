@@ -67,7 +67,7 @@ class PettingZooTeam(MultiAgentEnv):
                 raise TeamEnvError(
                     f'{self.env} has no state(): choose env_config={{"state": "concat"}} to use the concatenated observations.'
                 ) from None
-            state_dim, state_dtype = state.size, np.float32 if state.dtype == np.float64 else state.dtype
+            state_dim, state_dtype = state.size, np.dtype(np.float32) if state.dtype == np.float64 else state.dtype
         self._obs_dtype, self._state_dtype = np.dtype(obs_dtype), np.dtype(state_dtype)
         self.observation_space = spaces.Tuple(
             spaces.Dict(
@@ -172,7 +172,7 @@ def _observation(space: spaces.Space) -> spaces.Space:
     return space
 
 
-def _unbounded(shape: tuple[int, ...], dtype: np.dtype) -> spaces.Box:
+def _unbounded(shape: tuple[int, ...], dtype: Any) -> spaces.Box:
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
         return spaces.Box(limits.min, limits.max, shape, dtype)

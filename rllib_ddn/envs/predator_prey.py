@@ -289,7 +289,7 @@ class parallel_env(ParallelEnv):  # noqa: N801  (PettingZoo's name for it)
     ``infos[agent]["num_captured"]`` counts the captures.
     """
 
-    metadata = {
+    metadata: dict[str, Any] = {
         "name": "predator_prey_v0",
         "render_modes": ["ansi", "rgb_array", "human"],
         "render_fps": 8,
@@ -314,7 +314,9 @@ class parallel_env(ParallelEnv):  # noqa: N801  (PettingZoo's name for it)
             )
             for agent in self.possible_agents
         }
-        self.action_spaces = {agent: gymnasium.spaces.Discrete(len(ACTIONS)) for agent in self.possible_agents}
+        self.action_spaces: dict[str, gymnasium.spaces.Space] = {
+            agent: gymnasium.spaces.Discrete(len(ACTIONS)) for agent in self.possible_agents
+        }
         self.state_space = gymnasium.spaces.Box(0, 1, self.games.state.shape[1:], np.int8)
         self._window: Any = None
         self.games.reset(np.random.SeedSequence().generate_state(1))

@@ -20,6 +20,8 @@ class LocalInput(nn.Module):
         obs_dim: O.
     """
 
+    agent_id: Tensor
+
     def __init__(self, num_agents: int, num_actions: int, obs_dim: int):
         super().__init__()
         self.num_actions = num_actions

@@ -24,6 +24,11 @@ class InternalDistillationModule(nn.Module):
         normalize: divide the reward by a running standard deviation of the error, as RND does.
     """
 
+    target: nn.Sequential
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+
     def __init__(self, state_dim: int, hidden_dim: int = 64, embed_dim: int = 64, normalize: bool = False):
         super().__init__()
         self.normalize = normalize
@@ -64,9 +69,8 @@ class InternalDistillationModule(nn.Module):
         Returns:
             ``[...]``, zero where the mask is.
         """
-        scale = coeff
+        reward = coeff * keep * error.detach()
         if self.normalize:
-            variance = self.square / self.count.clamp(min=1.0)
-            std = variance.sqrt()
-            scale = torch.where(std > 0, coeff / std.clamp(min=1e-12), torch.full_like(std, coeff))
-        return scale * keep * error.detach()
+            std = (self.square / self.count.clamp(min=1.0)).sqrt()
+            reward = reward / torch.where(std > 0, std, torch.ones_like(std))
+        return reward
