@@ -33,7 +33,8 @@ class DDNEnvRunner(RolloutWorker):
 
     RLlib's callbacks are called as its own sampler calls them, with an ``EpisodeV2``;
     ``on_episode_step`` only if it is overridden. ``on_sample_end`` gets the round's episode-major
-    batch (see :mod:`rllib_ddn.replay`).
+    batch (see :mod:`rllib_ddn.replay`). Where an env steps all games at once, the sub-environments
+    that ``base_env`` shows to callbacks stand still.
     """
 
     EXPLORATION_BLOCK = 64  # steps for which exploration's random numbers are drawn ahead
