@@ -113,16 +113,19 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         # What Policy.loss() unrolled, for custom_loss() right after it.
         self.unrolled: tuple[TrainBatch, AgentOutput, Tensor | None] | None = None
 
-    def to_train_batch(self, batch: Any) -> TrainBatch:
-        """Turns an episode-major batch (see :mod:`rllib_ddn.replay`) into a :class:`TrainBatch`.
+    def to_train_batch(self, batch: Any, pack: bool | None = None) -> TrainBatch:
+        """Turns an episode-major batch into a :class:`TrainBatch`.
 
-        On a GPU all episodes are taken to be as long as the longest, and ``valid`` masks their padding:
-        there, waiting for the lengths would cost more than computing the padding does.
+        Args:
+            batch: the fields of :mod:`rllib_ddn.replay` and ``keep`` ``[B, T]``, as tensors.
+            pack: whether to leave padding out, by default on a CPU. On a GPU all episodes are taken to
+                be as long as the longest, and ``valid`` masks their padding: there, waiting for the
+                lengths would cost more than computing the padding does.
         """
         length = batch["length"].long()  # [B]
         device, (rows, steps) = length.device, batch["rewards"].shape
         time = torch.arange(steps + 1, device=device).unsqueeze(1)  # [T + 1, 1]
-        if device.type == "cpu":
+        if device.type == "cpu" if pack is None else pack:
             length, order = torch.sort(length, descending=True, stable=True)
             exists = time <= length  # [T + 1, B]
             t, b = exists.nonzero(as_tuple=True)  # [M], [M]
@@ -143,7 +146,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
             obs=obs,
             state=batch["state"][episode, t].float(),
             z=self.local_input(obs, last_action),
-            # Padding (on a GPU) has masks of zeros; nothing that follows from them is used.
+            # Padding, where there is any, has masks of zeros; nothing that follows from them is used.
             action_mask=batch["action_mask"][episode, t],
             actions=batch["actions"][episode, step].long(),
             rewards=batch["rewards"][episode, step].float(),

@@ -155,6 +155,23 @@ def test_losses_and_gradients_equal_the_naive_computation(policy, options):
         torch.testing.assert_close(a, b.expand_as(a), rtol=1e-3, atol=1e-5)
 
 
+def test_padded_and_packed_steps_give_the_same_losses_and_gradients(policy):
+    """What a GPU computes (every episode padded to the longest) and what a CPU computes (no padding)."""
+    ours = policy()
+    batch, parameters = random_batch(ours), [p for p in ours.model.parameters() if p.requires_grad]
+    original, results = ours.model.to_train_batch, []
+    for pack in (True, False):
+        ours.model.to_train_batch = lambda b, pack=pack: original(b, pack)
+        losses = losses_of(ours, batch)
+        results.append((losses, torch.autograd.grad(sum(losses), parameters, allow_unused=True)))
+    rows = [len(original(ours._lazy_tensor_dict(batch.copy()), pack).valid) for pack in (True, False)]
+    assert rows == [7 + 4 + 2 + 7, 4 * 7]
+    for a, b in zip(*results, strict=True):
+        for x, y in zip(a, b, strict=True):
+            if x is not None:
+                torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-6)
+
+
 def modules_reached(policy, loss):
     """Names of the model's parts that get a gradient from a loss."""
     names, parameters = zip(*policy.model.named_parameters(), strict=True)
