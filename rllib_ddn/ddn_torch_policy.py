@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rllib_ddn import losses
 from rllib_ddn.ddn_torch_model import FOLLOWER, NETWORKS, DDNTorchModel
-from rllib_ddn.envs.grouping import TeamSpec, encode
+from rllib_ddn.envs.grouping import OBS, TeamSpec, encode
 from rllib_ddn.networks import InternalDistillationModule, greedy_actions
 
 LEARNER_STATS = (
@@ -148,8 +148,9 @@ class DDNTorchPolicy(TorchPolicyV2):
         """Acts on batched team observations as the env gives them.
 
         Args:
-            input_dict: ``obs``, the (batched) observations of the Tuple space; ``state_in_0`` and
-                ``state_in_1``, the recurrent state (missing: a new episode begins).
+            input_dict: ``obs``, the (batched) observations of the Tuple space, which for the follower
+                may lack the state; ``state_in_0`` and ``state_in_1``, the recurrent state (missing: a new
+                episode begins).
             explore: whether to explore; default: the config's.
             timestep: env steps so far, for epsilon; default: the policy's count.
             kwargs: ``network="leader"`` or ``"follower"`` overrides ``behaviour_network``.
@@ -158,8 +159,8 @@ class DDNTorchPolicy(TorchPolicyV2):
             One array of actions ``[B]`` per agent, the new recurrent state ``[hidden [B, N, H],
             last_action [B, N]]``, and the extra output ``{"q_values": [B, N, A]}``.
         """
-        batched = input_dict[SampleBatch.OBS]
-        obs, state, mask = self._encode(batched)
+        network = kwargs.get("network") or self.config["behaviour_network"]
+        obs, state, mask = self._encode(input_dict[SampleBatch.OBS], needs_state=network != FOLLOWER)
         memory = self.initial_memory(len(obs))
         if "state_in_0" in input_dict:
             hidden, last_action = (torch.as_tensor(np.asarray(input_dict[f"state_in_{i}"]), device=self.device) for i in range(2))
@@ -167,7 +168,6 @@ class DDNTorchPolicy(TorchPolicyV2):
         explore = self.config["explore"] if explore is None else explore
         epsilon = self.epsilon(self.global_timestep if timestep is None else timestep) if explore else 0.0
         uniform = self._rng.random((*mask.shape[:2], 2))
-        network = kwargs.get("network") or self.config["behaviour_network"]
         actions, (hidden, last_action), q = self.act(network, obs, state, mask, memory, epsilon, uniform)
         state_out = [hidden.cpu().numpy(), last_action.cpu().numpy().astype(np.float32)]
         return tuple(actions.T), state_out, {"q_values": q.cpu().numpy()}
@@ -191,11 +191,13 @@ class DDNTorchPolicy(TorchPolicyV2):
             input_dict[f"state_in_{i}"] = batch
         return self.compute_actions_from_input_dict(input_dict, explore, timestep, **kwargs)
 
-    def _encode(self, batched: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _encode(self, batched: Any, needs_state: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Batched observations of the Tuple space as obs, state and action mask."""
-        size = len(next(iter(batched[0].values())) if isinstance(batched[0], dict) else batched[0])
-        pick = lambda value, b: {k: np.asarray(v[b]) for k, v in value.items()}  # noqa: E731
-        rows = [encode([pick(agent, b) for agent in batched], self.observation_space, self.spec) for b in range(size)]
+        agents = [agent if isinstance(agent, dict) else {OBS: agent} for agent in batched]
+        rows = [
+            encode([{k: v[b] for k, v in agent.items()} for agent in agents], self.observation_space, self.spec, needs_state)
+            for b in range(len(agents[0][OBS]))
+        ]
         obs, state, mask = map(np.stack, zip(*rows, strict=True))
         return obs, state, mask
 

@@ -7,6 +7,7 @@ import torch
 from conftest import SMALL_GAME, small_config
 from rllib_ddn.ddn_torch_policy import random_available
 from rllib_ddn.envs import ENVS
+from rllib_ddn.envs.grouping import TeamEnvError
 
 
 @pytest.mark.parametrize("network", ["leader", "follower"])
@@ -151,6 +152,20 @@ def test_compute_single_action_plays_what_the_env_runner_plays(build):
         assert list(action) == episodes["actions"][0, t].tolist()
         assert extra["q_values"].shape == (3, 6)
         observation, *_ = env.step({"team": action})
+
+
+def test_the_follower_executes_without_the_state_and_the_leader_does_not(build):
+    algo = build()
+    policy = algo.get_policy()
+    observation, _ = ENVS["predator_prey"](SMALL_GAME).reset(seed=4)
+    full = tuple(observation["team"])
+    local = tuple({k: v for k, v in agent.items() if k != "state"} for agent in full)
+    state = policy.get_initial_state()
+    with_state, without = (algo.compute_single_action(o, state, explore=False) for o in (full, local))
+    np.testing.assert_array_equal(with_state[2]["q_values"], without[2]["q_values"])
+    batched = [{k: v[None] for k, v in agent.items()} for agent in local]
+    with pytest.raises(TeamEnvError, match='the observation has no "state": the leader needs'):
+        policy.compute_actions(batched, [s[None] for s in state], explore=False, network="leader")
 
 
 def test_compute_actions_explores_within_the_mask(build):

@@ -151,8 +151,23 @@ def team_of(env: Any) -> tuple[Any, spaces.Tuple, spaces.Tuple]:
     return (ids[0] if ids else "team"), observation_space, action_space
 
 
-def encode(observation: Any, observation_space: spaces.Tuple, spec: TeamSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One team observation as arrays: obs ``[N, O]``, state ``[S]``, action mask ``[N, A]`` bool."""
+def encode(
+    observation: Any, observation_space: spaces.Tuple, spec: TeamSpec, needs_state: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One team observation as arrays.
+
+    Args:
+        observation: an entry per agent.
+        observation_space: the team's, with a state.
+        spec: its sizes.
+        needs_state: if not, a missing state is zeros: local observations are all there is in execution.
+
+    Returns:
+        obs ``[N, O]``, state ``[S]``, action mask ``[N, A]`` bool.
+
+    Raises:
+        TeamEnvError: the state is missing.
+    """
     obs = np.zeros((spec.num_agents, spec.obs_dim), spec.obs_dtype)
     mask = np.ones((spec.num_agents, spec.num_actions), bool)
     for i, (value, space) in enumerate(zip(observation, observation_space, strict=True)):
@@ -162,8 +177,12 @@ def encode(observation: Any, observation_space: spaces.Tuple, spec: TeamSpec) ->
         obs[i] = spaces.flatten(space[OBS], value[OBS])
         if spec.has_action_mask:
             mask[i] = np.asarray(value[ACTION_MASK]).astype(bool)
-    state_space = _part(observation_space[0], STATE)
-    state = np.asarray(spaces.flatten(state_space, observation[0][STATE]), spec.state_dtype)
+    if STATE in observation[0]:
+        state = np.asarray(spaces.flatten(_part(observation_space[0], STATE), observation[0][STATE]), spec.state_dtype)
+    elif needs_state:
+        raise TeamEnvError(f'the observation has no "{STATE}": the leader needs the one that the env has in training.')
+    else:
+        state = np.zeros(spec.state_dim, spec.state_dtype)
     return obs, state, mask
 
 
