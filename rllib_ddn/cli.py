@@ -385,7 +385,7 @@ def _reporter() -> Any:
             "evaluation/follower/episode_return_mean": "follower",
             "evaluation/knowledge_transfer": "transfer",
         },
-        max_report_frequency=30,
+        max_report_frequency=10,
     )
 
 
