@@ -113,9 +113,10 @@ def test_team_reward_as_a_mean():
 
 
 def test_concatenated_state():
-    env = team(state="concat", has_state=False)
-    _, state, _ = arrays(env, env.reset()[0])
+    env = as_team_env(team(state="concat", has_state=False), {"state": "concat"})
+    _, state, mask = arrays(env, env.reset()[0])
     assert state.tolist() == [1, 2, 3, 4, 5, 0]
+    assert mask.tolist() == [[True, False, True, True], [False, True, False, False]]
 
 
 def test_no_state_is_an_error_that_offers_concat():

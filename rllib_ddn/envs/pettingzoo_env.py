@@ -28,8 +28,9 @@ class PettingZooTeam(MultiAgentEnv):
 
             - ``env``: the factory, ``"package.module:parallel_env"`` or a callable;
             - ``team_reward``: ``"sum"`` (default) or ``"mean"`` of the agents' rewards;
-            - ``state``: ``"env"`` (default: the env's own ``state()``) or ``"concat"`` (the
-              agents' observations side by side);
+            - ``state``: ``"env"`` (default: the env's own ``state()``) or ``"concat"``, with which this
+              class adds no state and :func:`rllib_ddn.envs.grouping.as_team_env` joins the
+              observations;
             - every other key is an argument of the factory.
 
     Raises:
@@ -42,7 +43,7 @@ class PettingZooTeam(MultiAgentEnv):
         arguments = dict(config)
         factory = _load(arguments.pop("env", None))
         self._mean = _choice(arguments, "team_reward", ("sum", "mean")) == "mean"
-        self._concat = _choice(arguments, "state", ("env", "concat")) == "concat"
+        self._has_state = _choice(arguments, "state", ("env", "concat")) == "env"
         self.env = factory(**arguments)
         self._members = list(self.env.possible_agents)
         self.render_mode = getattr(self.env, "render_mode", None)
@@ -54,31 +55,18 @@ class PettingZooTeam(MultiAgentEnv):
         self._obs_spaces = [_observation(self.env.observation_space(agent)) for agent in self._members]
         self._counts = [int(self.env.action_space(agent).n) for agent in self._members]
         self._dims = [spaces.flatdim(space) for space in self._obs_spaces]
-        obs_dtype = np.result_type(*(_flat_dtype(space) for space in self._obs_spaces))
+        self._obs_dtype = np.dtype(np.result_type(*(_flat_dtype(space) for space in self._obs_spaces)))
         self.num_actions, self.obs_dim = max(self._counts), max(self._dims)
 
-        if self._concat:
-            state_dim, state_dtype = self.obs_dim * len(self._members), obs_dtype
-        else:
-            self.env.reset(seed=0)
-            try:
-                state = np.asarray(self.env.state())
-            except (NotImplementedError, AttributeError):
-                raise TeamEnvError(
-                    f'{self.env} has no state(): choose env_config={{"state": "concat"}} to use the concatenated observations.'
-                ) from None
-            state_dim, state_dtype = state.size, np.dtype(np.float32) if state.dtype == np.float64 else state.dtype
-        self._obs_dtype, self._state_dtype = np.dtype(obs_dtype), np.dtype(state_dtype)
-        self.observation_space = spaces.Tuple(
-            spaces.Dict(
-                {
-                    OBS: _unbounded((self.obs_dim,), self._obs_dtype),
-                    ACTION_MASK: spaces.Box(0, 1, (self.num_actions,), np.int8),
-                    STATE: _unbounded((state_dim,), self._state_dtype),
-                }
-            )
-            for _ in self._members
-        )
+        parts: dict[str, spaces.Space] = {
+            OBS: _unbounded((self.obs_dim,), self._obs_dtype),
+            ACTION_MASK: spaces.Box(0, 1, (self.num_actions,), np.int8),
+        }
+        if self._has_state:
+            state = self._initial_state()
+            self._state_dtype = np.dtype(np.float32) if state.dtype == np.float64 else state.dtype
+            parts[STATE] = _unbounded((state.size,), self._state_dtype)
+        self.observation_space = spaces.Tuple(spaces.Dict(parts) for _ in self._members)
         self.action_space = spaces.Tuple(spaces.Discrete(self.num_actions) for _ in self._members)
         self.possible_agents = self.agents = [TEAM]
         self.observation_spaces, self.action_spaces = {TEAM: self.observation_space}, {TEAM: self.action_space}
@@ -124,8 +112,20 @@ class PettingZooTeam(MultiAgentEnv):
                 value = value["observation"]
             obs[i, : self._dims[i]] = spaces.flatten(self._obs_spaces[i], value)
             mask[i, : self._counts[i]] = 1 if available is None else available
-        state = obs.ravel() if self._concat else np.asarray(self.env.state(), self._state_dtype).ravel()
-        return {TEAM: [{OBS: obs[i], ACTION_MASK: mask[i], STATE: state} for i in range(len(self._members))]}
+        team = [{OBS: obs[i], ACTION_MASK: mask[i]} for i in range(len(self._members))]
+        if self._has_state:
+            state = np.asarray(self.env.state(), self._state_dtype).ravel()
+            team = [{**agent, STATE: state} for agent in team]
+        return {TEAM: team}
+
+    def _initial_state(self) -> np.ndarray:
+        self.env.reset(seed=0)
+        try:
+            return np.asarray(self.env.state())
+        except (NotImplementedError, AttributeError):
+            raise TeamEnvError(
+                f'{self.env} has no state(): choose env_config={{"state": "concat"}} to use the concatenated observations.'
+            ) from None
 
     def _info(self, infos: dict) -> dict[str, Any]:
         """The members' infos, and on top of them what the first member's info says."""

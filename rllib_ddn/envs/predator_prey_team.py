@@ -20,8 +20,8 @@ class PredatorPreyTeam(PettingZooTeam):
         self._rules = {k: v for k, v in config.items() if k not in ("team_reward", "state", "render_mode")}
 
     def vectorize(self, num_envs: int) -> VectorPredatorPrey | None:
-        """``num_envs`` games as arrays; None where an option asks for the single game's path."""
-        if self._concat or not self._mean:
+        """``num_envs`` games as arrays; None where the team's reward is a sum that they do not know."""
+        if not self._mean:
             return None
         spec = TeamSpec.from_spaces(self.observation_space, self.action_space)
         return VectorPredatorPrey(num_envs, spec, self._rules)
