@@ -117,7 +117,7 @@ def test_several_groups(build):
     tune.register_env("two_groups", creator)
     config = small_config()
     config.environment("two_groups")
-    with pytest.raises(TeamEnvError, match=r"has 2 agents or groups \('red', 'blue'\), DDN trains one team"):
+    with pytest.raises(TeamEnvError, match=r"has 2 agents or groups \('blue', 'red'\), DDN trains one team"):
         build(config)
 
 
