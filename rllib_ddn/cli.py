@@ -354,7 +354,9 @@ def _evaluate(
     config.evaluation(evaluation_duration=episodes, evaluation_duration_unit="episodes")
     try:
         if issubclass(state_class, rllib_ddn.DDN):
-            networks = ("leader", "follower") if network is Network.both else (network.value,)
+            networks = config.networks if network is Network.both else (network.value,)
+            if not set(networks) <= set(config.networks):
+                raise ValueError(f"--network {network.value}: {state_class.__name__} has no such network, leave it out.")
             return evaluate_checkpoint(config, checkpoint, networks, episodes, render, save_gif)
         if render or save_gif:
             raise ValueError(f"--render and --save-gif draw the algorithms of this package, not {state_class.__name__}.")
@@ -384,6 +386,7 @@ def _reporter() -> Any:
             "evaluation/leader/episode_return_mean": "leader",
             "evaluation/follower/episode_return_mean": "follower",
             "evaluation/knowledge_transfer": "transfer",
+            "evaluation/agent/episode_return_mean": "greedy return",
         },
         max_report_frequency=10,
     )

@@ -31,7 +31,8 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 
 from rllib_ddn.ddn_env_runner import DDNEnvRunner
-from rllib_ddn.ddn_torch_policy import LEARNER_STATS, NETWORKS, DDNTorchPolicy
+from rllib_ddn.ddn_torch_model import AGENT, NETWORKS
+from rllib_ddn.ddn_torch_policy import LEARNER_STATS, DDNTorchPolicy
 from rllib_ddn.envs.grouping import TeamEnvError, as_team_env
 from rllib_ddn.evaluation import compare, evaluate_network
 from rllib_ddn.networks import MIXERS, STATE_FUSIONS
@@ -74,7 +75,8 @@ class DDNConfig(AlgorithmConfig):
     ``evaluation_interval``              1          iterations between evaluations
     ``evaluation_duration``              32         greedy episodes of each network
     ``num_envs_per_env_runner``          1          an env runner plays one episode in each per round
-    ``num_cpus_for_main_process``        1          torch threads of the learner
+    ``num_cpus_for_main_process``        2          cores of the learner: with two or more, leader and
+                                                    follower learn side by side
     ===================================  =========  ==================================================
     """
 
@@ -97,6 +99,7 @@ class DDNConfig(AlgorithmConfig):
         self.intrinsic_reward_coeff = 1.0
         self.normalize_intrinsic_reward = False
         self.intrinsic_reward_stage = "replay"
+        self.distillation = True  # False in the hosts alone (see rllib_ddn.hosts)
         self.behaviour_network = "follower"
         self.double_q = True
         self.lpn_lr: float | None = None
@@ -118,6 +121,7 @@ class DDNConfig(AlgorithmConfig):
         self.grad_clip = 10.0
         self.train_batch_size = 32
         self.num_env_runners = 0
+        self.num_cpus_for_main_process = 2
         self.exploration_config = {
             "type": "EpsilonGreedy",
             "initial_epsilon": 1.0,
@@ -128,6 +132,11 @@ class DDNConfig(AlgorithmConfig):
         self.evaluation_interval = 1
         self.evaluation_duration = 32
         self.evaluation_config = {"explore": False}
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that can act."""
+        return NETWORKS if self.distillation else (AGENT,)
 
     @override(AlgorithmConfig)
     def training(
@@ -238,10 +247,10 @@ class DDNConfig(AlgorithmConfig):
         _one_of("mixer", self.mixer, tuple(MIXERS))
         _one_of("state_fusion", self.state_fusion, STATE_FUSIONS)
         _one_of("intrinsic_reward_stage", self.intrinsic_reward_stage, STAGES)
-        _one_of("behaviour_network", self.behaviour_network, NETWORKS)
+        _one_of("behaviour_network", self.behaviour_network, self.networks)
         if self.intrinsic_reward_stage == "trajectory" and not self.intrinsic_reward:
             raise ValueError('intrinsic_reward_stage="trajectory" needs intrinsic_reward=True.')
-        for key in ("intrinsic_reward", "normalize_intrinsic_reward", "double_q", "store_buffer_in_checkpoints"):
+        for key in ("distillation", "intrinsic_reward", "normalize_intrinsic_reward", "double_q", "store_buffer_in_checkpoints"):
             if not isinstance(getattr(self, key), bool):
                 raise ValueError(f"{key} is True or False; got {getattr(self, key)!r}.")
         for key in (
@@ -342,11 +351,17 @@ class DDN(Algorithm):
 
     @override(Algorithm)
     def setup(self, config: DDNConfig) -> None:
-        threads = config.get("num_cpus_for_main_process") or 1
-        torch.set_num_threads(max(1, math.ceil(threads)))
+        threads = math.ceil(config.get("num_cpus_for_main_process") or 1)
+        overlap = threads > 1 and config.get("distillation", True)
+        torch.set_num_threads(threads // 2 if overlap else threads)
         if isinstance(config, DDNConfig):
             config.check_env()
         super().setup(config)
+        # Leader and follower learn side by side, so each has half of the threads.
+        for model in self.get_policy().model_gpu_towers:
+            model.overlap = overlap and self.get_policy().device.type == "cpu"
+        # With a seed, RLlib makes torch deterministic, and torch then fills all memory that it reserves.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         seed = self.config.seed
         self._rng = np.random.default_rng(seed)  # samples the replay and masks the intrinsic reward
         self._empty_rounds = 0
@@ -451,7 +466,7 @@ class DDN(Algorithm):
             raise TeamEnvError(f"{error} All that was trained before is saved in {directory}.") from error
         if self.config.evaluation_interval and "evaluation" not in results:
             # The same keys in every result: loggers fix their columns at the first.
-            results["evaluation"] = compare(dict.fromkeys(NETWORKS))
+            results["evaluation"] = compare(dict.fromkeys(self.config.networks))
         return results
 
     @override(Algorithm)
@@ -473,7 +488,7 @@ class DDN(Algorithm):
         self.callbacks.on_evaluate_start(algorithm=self, metrics_logger=self.metrics)
         config = self.evaluation_config
         seeds = [[self._evaluation_seed, self.iteration, k] for k in range(config.evaluation_duration)]
-        played = {network: evaluate_network(runners, network, seeds, bool(config.explore)) for network in NETWORKS}
+        played = {network: evaluate_network(runners, network, seeds, bool(config.explore)) for network in config.networks}
         results = compare(played)
         results["env_runners"] = summarize_episodes(played[self.config.behaviour_network])
         steps = sum(episode.episode_length for episodes in played.values() for episode in episodes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +18,18 @@ from rllib_ddn.networks import (
     AgentOutput,
     GlobalGuidingNetwork,
     InternalDistillationModule,
+    LocalAgentNetwork,
     LocalInput,
     LocalPolicyNetwork,
     greedy_actions,
 )
+from rllib_ddn.overlap import OverlappedLoss
 
 LEADER, FOLLOWER = NETWORKS = ("leader", "follower")
+AGENT = "agent"  # the only network of a host without distillation
+
+
+LocalLoss = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 
 
 class TrainBatch(NamedTuple):
@@ -61,6 +69,8 @@ class TrainBatch(NamedTuple):
 class DDNTorchModel(TorchModelV2, nn.Module):
     """Leader (GGN) with mixer and their targets, follower (LPN), and IDM (paper, Figure 1).
 
+    Without distillation, a plain agent network stands in the leader's place, and there is no follower.
+
     Registered in RLlib's model catalog as ``"ddn"``. Its sizes come from the team's spaces (see
     :class:`rllib_ddn.envs.grouping.TeamSpec`), its options from ``DDNConfig.training()``, where
     they are explained.
@@ -87,6 +97,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         intrinsic_reward: bool = True,
         normalize_intrinsic_reward: bool = False,
         loss_coeffs: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        distillation: bool = True,
         distillation_temperature: float = 1.0,
         behaviour_network: str = FOLLOWER,
     ):
@@ -103,15 +114,22 @@ class DDNTorchModel(TorchModelV2, nn.Module):
             "hyper_dim": fusion_hyper_dim,
             "hidden_dim": agent_hidden_dim,
         }
-        self.leader = GlobalGuidingNetwork(spec.state_dim, self.local_input.dim, spec.num_actions, **options)
-        self.follower = LocalPolicyNetwork(spec.obs_dim, self.local_input.dim, spec.num_actions, **options)
+        local_dim, actions = self.local_input.dim, spec.num_actions
+        self.leader: GlobalGuidingNetwork | LocalAgentNetwork = (
+            GlobalGuidingNetwork(spec.state_dim, local_dim, actions, **options)
+            if distillation
+            else LocalAgentNetwork(local_dim, actions, agent_hidden_dim)
+        )
+        self.follower = LocalPolicyNetwork(spec.obs_dim, local_dim, actions, **options) if distillation else None
         self.mixer = MIXERS[mixer](spec.num_agents, spec.state_dim, **(mixer_config or {}))
         self.target_leader = copy.deepcopy(self.leader).requires_grad_(False)
         self.target_mixer = copy.deepcopy(self.mixer).requires_grad_(False)
         # Made last, so that the other networks start alike with and without it.
         self.idm = InternalDistillationModule(spec.state_dim, normalize=normalize_intrinsic_reward) if intrinsic_reward else None
-        # What Policy.loss() unrolled, for custom_loss() right after it.
-        self.unrolled: tuple[TrainBatch, AgentOutput, Tensor | None] | None = None
+        # Set by the learner where it has two cores or more: the follower learns beside the leader.
+        self.overlap = False
+        # What Policy.loss() began, for custom_loss() right after it.
+        self.begun: tuple[TrainBatch, LocalLoss | None, Tensor | None] | None = None
 
     def to_train_batch(self, batch: Any, pack: bool | None = None) -> TrainBatch:
         """Turns an episode-major batch into a :class:`TrainBatch`.
@@ -163,7 +181,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         """One step of B teams.
 
         Args:
-            network: "leader" or "follower"; the follower is not given the state.
+            network: "leader" or "follower" (which is not given the state); without distillation "agent".
             obs: ``[B, N, O]``, state: ``[B, S]``, action_mask: ``[B, N, A]`` bool.
             hidden: ``[B, N, H]``, last_action: ``[B, N]``, -1 before the first step.
 
@@ -172,7 +190,11 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         """
         obs = obs.float()
         z = self.local_input(obs, last_action)
-        out = self.leader(z, state.float(), hidden) if network == LEADER else self.follower(z, obs, hidden)
+        if network == FOLLOWER:
+            assert self.follower is not None
+            out = self.follower(z, obs, hidden)
+        else:
+            out = self.leader(z, state.float(), hidden)
         return greedy_actions(out.q, action_mask), out
 
     def forward(self, input_dict: dict[str, Any], state: list[Tensor], seq_lens: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -201,20 +223,46 @@ class DDNTorchModel(TorchModelV2, nn.Module):
             loss_inputs: the train batch; what the policy made of it is used instead.
 
         Returns:
-            One loss per optimizer: ``[L_global, L_local]`` or ``[L_global, L_local, L_I]``
-            (Equations 5, 7 and 8).
+            One loss per optimizer: ``[L_global, L_local, L_I]`` (Equations 5, 7 and 8), of which there
+            are those whose networks there are.
         """
-        assert self.unrolled is not None
-        batch, leader, error = self.unrolled
-        self.unrolled = None
-        follower = self.follower(batch.z, batch.obs, batch_sizes=batch.batch_sizes)
-        local, stats = self.local_loss(leader, follower, batch)
-        out = [*policy_loss, local]
+        assert self.begun is not None
+        batch, local_loss, error = self.begun
+        self.begun = None
+        out, stats = list(policy_loss), dict[str, Tensor]()
+        if local_loss is not None:
+            local, stats = local_loss()
+            out.append(local)
         if error is not None:
             out.append(losses.idm_loss(error, batch.valid))
             stats["loss_idm"] = out[-1].detach()
         self.tower_stats.update(stats)
         return out
+
+    def unroll_leader(self, batch: TrainBatch) -> tuple[AgentOutput, LocalLoss | None]:
+        """Unrolls the leader over the batch, with :attr:`overlap` while the follower is unrolled, too.
+
+        Returns:
+            The leader's unroll, and a function that gives what :meth:`local_loss` does, if there is a
+            follower.
+        """
+        if self.follower is None:
+            return self.leader(batch.z, batch.state, batch_sizes=batch.batch_sizes), None
+        follower_network = self.follower
+        teacher: Future[AgentOutput] = Future()
+
+        def learn() -> tuple[Tensor, dict[str, Tensor]]:
+            follower = follower_network(batch.z, batch.obs, batch_sizes=batch.batch_sizes)
+            return self.local_loss(teacher.result(), follower, batch)
+
+        local_loss = OverlappedLoss(learn, list(follower_network.parameters())).result if self.overlap else learn
+        try:
+            leader = self.leader(batch.z, batch.state, batch_sizes=batch.batch_sizes)
+        except BaseException:
+            teacher.cancel()
+            raise
+        teacher.set_result(leader)
+        return leader, local_loss
 
     def local_loss(self, leader: AgentOutput, follower: AgentOutput, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """``L_local = L_B + L_Q + L_F``, each with its coefficient (Equations 6 and 7).

@@ -14,7 +14,7 @@ from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 from torch import Tensor
 
 from rllib_ddn import losses
-from rllib_ddn.ddn_torch_model import FOLLOWER, NETWORKS, DDNTorchModel
+from rllib_ddn.ddn_torch_model import FOLLOWER, LEADER, DDNTorchModel
 from rllib_ddn.envs.grouping import OBS, TeamSpec, encode
 from rllib_ddn.networks import InternalDistillationModule, greedy_actions
 
@@ -66,6 +66,7 @@ class DDNTorchPolicy(TorchPolicyV2):
                 "agent_hidden_dim",
                 "intrinsic_reward",
                 "normalize_intrinsic_reward",
+                "distillation",
                 "distillation_temperature",
                 "behaviour_network",
             )
@@ -88,10 +89,10 @@ class DDNTorchPolicy(TorchPolicyV2):
         config, model = self.config, self.model
         lr = config["lr"]
         leader = [*model.leader.parameters(), *model.mixer.parameters()]
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.RMSprop(leader, lr=lr, alpha=0.99, eps=1e-5),
-            torch.optim.Adam(model.follower.parameters(), lr=lr if config["lpn_lr"] is None else config["lpn_lr"]),
-        ]
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.RMSprop(leader, lr=lr, alpha=0.99, eps=1e-5)]
+        if model.follower is not None:
+            lpn_lr = lr if config["lpn_lr"] is None else config["lpn_lr"]
+            optimizers.append(torch.optim.Adam(model.follower.parameters(), lr=lpn_lr))
         if model.idm is not None:
             idm_lr = lr if config["idm_lr"] is None else config["idm_lr"]
             optimizers.append(torch.optim.Adam(model.idm.predictor.parameters(), lr=idm_lr))
@@ -160,7 +161,7 @@ class DDNTorchPolicy(TorchPolicyV2):
             last_action [B, N]]``, and the extra output ``{"q_values": [B, N, A]}``.
         """
         network = kwargs.get("network") or self.config["behaviour_network"]
-        obs, state, mask = self._encode(input_dict[SampleBatch.OBS], needs_state=network != FOLLOWER)
+        obs, state, mask = self._encode(input_dict[SampleBatch.OBS], needs_state=network == LEADER)
         memory = self.initial_memory(len(obs))
         if "state_in_0" in input_dict:
             hidden, last_action = (torch.as_tensor(np.asarray(input_dict[f"state_in_{i}"]), device=self.device) for i in range(2))
@@ -208,6 +209,11 @@ class DDNTorchPolicy(TorchPolicyV2):
         """``[L_global]`` (Equation 5); the model's ``custom_loss`` adds the other losses."""
         batch = model.to_train_batch(train_batch)
 
+        # Line 17: the leader's Q values.
+        leader, local_loss = model.unroll_leader(batch)
+        chosen = leader.q.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)  # [M, N]
+        q_tot = model.mixer(chosen, batch.state)  # [M]
+
         # Line 20: the intrinsic reward, before the predictor learns from these states.
         rewards, error = batch.rewards, None
         if model.idm is not None:
@@ -219,12 +225,7 @@ class DDNTorchPolicy(TorchPolicyV2):
                 rewards = rewards + intrinsic  # Equation 10
             model.tower_stats["intrinsic_reward_mean"] = losses.masked_mean(intrinsic, batch.valid)
 
-        # Lines 17 and 19: the leader's Q values.
-        leader = model.leader(batch.z, batch.state, batch_sizes=batch.batch_sizes)
-        chosen = leader.q.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)  # [M, N]
-        q_tot = model.mixer(chosen, batch.state)  # [M]
-
-        with torch.no_grad():
+        with torch.no_grad():  # line 19: the target
             target = model.target_leader(batch.z, batch.state, batch_sizes=batch.batch_sizes)
             # Double Q: the online leader chooses, the target leader values.
             chooser = leader if self.config["double_q"] else target
@@ -234,7 +235,7 @@ class DDNTorchPolicy(TorchPolicyV2):
             y = losses.td_target(rewards, batch.terminated, next_q_tot, self.config["gamma"])
 
         loss = losses.global_loss(q_tot, y, batch.valid)
-        model.unrolled = batch, leader, error
+        model.begun = batch, local_loss, error
         model.tower_stats["loss_global"] = loss.detach()
         model.tower_stats["q_tot_mean"] = losses.masked_mean(q_tot.detach(), batch.valid)
         model.tower_stats["target_mean"] = losses.masked_mean(y, batch.valid)
@@ -249,7 +250,8 @@ class DDNTorchPolicy(TorchPolicyV2):
     @override(TorchPolicyV2)
     def apply_gradients(self, gradients: Any) -> None:
         """Clips each optimizer's gradients by themselves, then steps."""
-        for name, optimizer in zip(("grad_norm_leader", "grad_norm_follower", "grad_norm_idm"), self._optimizers, strict=False):
+        names = ["grad_norm_leader", *["grad_norm_follower"] * (self.model.follower is not None), "grad_norm_idm"]
+        for name, optimizer in zip(names, self._optimizers, strict=False):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             clip = self.config["grad_clip"]
             norm = torch.nn.utils.clip_grad_norm_(parameters, torch.inf if clip is None else clip)
@@ -313,7 +315,7 @@ class DDNTorchPolicy(TorchPolicyV2):
     def get_acting_weights(self) -> dict[str, np.ndarray]:
         """The weights that env runners need to act: the behaviour network, and the IDM where the
         intrinsic reward is added on the env runner."""
-        parts = [f"{self.config['behaviour_network']}."]
+        parts = ["follower." if self.config["behaviour_network"] == FOLLOWER else "leader."]
         if self.config["intrinsic_reward_stage"] == "trajectory":
             parts.append("idm.")
         return {
@@ -371,4 +373,4 @@ def random_available(action_mask: np.ndarray, uniform: np.ndarray) -> np.ndarray
     return np.argmax(np.cumsum(action_mask, -1) == nth[..., None], -1)
 
 
-__all__ = ["FOLLOWER", "LEARNER_STATS", "NETWORKS", "DDNTorchPolicy", "random_available"]
+__all__ = ["LEARNER_STATS", "DDNTorchPolicy", "random_available"]

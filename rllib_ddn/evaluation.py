@@ -10,7 +10,7 @@ import numpy as np
 from ray.rllib.evaluation.metrics import RolloutMetrics
 
 from rllib_ddn.ddn_env_runner import WON
-from rllib_ddn.ddn_torch_model import FOLLOWER, LEADER, NETWORKS
+from rllib_ddn.ddn_torch_model import FOLLOWER, LEADER
 
 
 def evaluate_network(runners: Any, network: str, seeds: list[list[int]], explore: bool = False) -> list[RolloutMetrics]:
@@ -18,7 +18,7 @@ def evaluate_network(runners: Any, network: str, seeds: list[list[int]], explore
 
     Args:
         runners: an ``EnvRunnerGroup``; its remote runners play if it has any, else its local one.
-        network: "leader" or "follower".
+        network: "leader" or "follower", or a host's "agent".
         seeds: E seeds.
         explore: whether to act epsilon-greedily.
 
@@ -73,8 +73,8 @@ def compare(played: Mapping[str, list[RolloutMetrics] | None]) -> dict[str, Any]
         of win rates where the env knows them, else of mean returns (section 5.1). It is NaN unless
         the leader's figure is above 0.
     """
-    results: dict[str, Any] = {network: summarize(played[network]) for network in NETWORKS if network in played}
-    if len(results) == len(NETWORKS):
+    results: dict[str, Any] = {network: summarize(episodes) for network, episodes in played.items()}
+    if LEADER in results and FOLLOWER in results:
         figure = "win_rate" if "win_rate" in results[LEADER] else "episode_return_mean"
         leader, follower = results[LEADER][figure], results[FOLLOWER].get(figure, float("nan"))
         results["knowledge_transfer"] = follower / leader if leader > 0 else float("nan")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     """Mean of ``values [...]`` over the steps where ``valid [...]`` is 1."""
-    return torch.where(valid.bool(), values, torch.zeros_like(values)).sum() / valid.sum()
+    return _zero_padding(values, valid).sum() / valid.sum()
 
 
 def td_target(reward: Tensor, terminated: Tensor, next_q_tot: Tensor, gamma: float) -> Tensor:
@@ -33,7 +34,7 @@ def global_loss(q_tot: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         target: ``[...]``, see :func:`td_target`; detached here.
         valid: ``[...]``.
     """
-    return masked_mean((q_tot - target.detach()).square(), valid)
+    return _zero_padding(q_tot - target.detach(), valid).square().sum() / valid.sum()
 
 
 def block_loss(o_hat: Tensor, s_hat: Tensor, valid: Tensor) -> Tensor:
@@ -46,7 +47,8 @@ def block_loss(o_hat: Tensor, s_hat: Tensor, valid: Tensor) -> Tensor:
 
     Mean over D and over agents.
     """
-    return masked_mean((o_hat - s_hat.detach()).square().mean((-2, -1)), valid)
+    difference = _zero_padding(o_hat - s_hat.detach(), valid[..., None, None])
+    return difference.square().sum() / (valid.sum() * o_hat.shape[-2] * o_hat.shape[-1])
 
 
 def q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Tensor, temperature: float = 1.0) -> Tensor:
@@ -61,9 +63,11 @@ def q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Ten
 
     Summed over agents.
     """
-    teacher = _masked_log_softmax(leader_q.detach() / temperature, action_mask)
-    student = _masked_log_softmax(follower_q / temperature, action_mask)
-    return masked_mean(_kl(teacher, student).sum(-1), valid)
+    hide = ~action_mask.bool()
+    lowest = torch.finfo(follower_q.dtype).min  # finite, and of probability 0 wherever an action is available
+    teacher = (leader_q.detach() / temperature).masked_fill_(hide, lowest)
+    student = (follower_q / temperature).masked_fill(hide, lowest)
+    return _mean_kl(teacher, student, valid)
 
 
 def feature_loss(follower_features: Tensor, leader_features: Tensor, valid: Tensor) -> Tensor:
@@ -76,9 +80,7 @@ def feature_loss(follower_features: Tensor, leader_features: Tensor, valid: Tens
 
     Summed over agents.
     """
-    teacher = torch.log_softmax(leader_features.detach(), -1)
-    student = torch.log_softmax(follower_features, -1)
-    return masked_mean(_kl(teacher, student).sum(-1), valid)
+    return _mean_kl(leader_features.detach(), follower_features, valid)
 
 
 def idm_loss(error: Tensor, valid: Tensor) -> Tensor:
@@ -86,12 +88,48 @@ def idm_loss(error: Tensor, valid: Tensor) -> Tensor:
     return masked_mean(error, valid)
 
 
-def _masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Log softmax over the last axis where ``mask``; finite (and of probability 0) elsewhere."""
-    return torch.log_softmax(logits.masked_fill(~mask.bool(), torch.finfo(logits.dtype).min), -1)
+def _zero_padding(values: Tensor, valid: Tensor) -> Tensor:
+    """Zeros where not ``valid``. It comes before any square: 0 times the slope of a NaN is NaN."""
+    return torch.where(valid.bool(), values, values.new_zeros(()))
 
 
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL divergence over the last axis; an entry with p = 0 contributes 0."""
-    p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), torch.zeros_like(p)).sum(-1)
+def _log_softmax(x: Tensor) -> Tensor:
+    """Over the last axis of ``[M, C]``; on a CPU, few classes are quicker as columns."""
+    return torch.log_softmax(x, 1) if x.shape[1] >= 32 else torch.log_softmax(x.t().contiguous(), 0).t()
+
+
+def _mean_kl(teacher: Tensor, student: Tensor, valid: Tensor) -> Tensor:
+    """``KL(softmax(teacher) || softmax(student))`` over the last axis ``[..., N, C]``, summed over N,
+    mean over the valid steps ``[...]``."""
+    weight = (valid / valid.sum()).unsqueeze(-1).expand(student.shape[:-1])  # [..., N]
+    return _WeightedKL.apply(teacher.flatten(0, -2), student.flatten(0, -2), weight.reshape(-1))
+
+
+class _WeightedKL(torch.autograd.Function):
+    """``sum_m weight_m KL(softmax(teacher_m) || softmax(student_m))`` of rows of logits.
+
+    The student's gradient, ``weight (softmax(student) - softmax(teacher))``, needs what the value
+    needs, so both are computed at once, in chunks of rows that stay in the cache.
+    """
+
+    CHUNK = 1024
+
+    @staticmethod
+    def forward(ctx, teacher: Tensor, student: Tensor, weight: Tensor) -> Tensor:
+        size = _WeightedKL.CHUNK if student.device.type == "cpu" else len(student)
+        grad, total = torch.empty_like(student), student.new_zeros(())
+        zero = student.new_zeros(())
+        for t, s, w, g in zip(*(x.split(size) for x in (teacher, student, weight, grad)), strict=True):
+            log_p, log_q = _log_softmax(t), _log_softmax(s)
+            p = log_p.exp()
+            kl = log_p.sub_(log_q).mul_(p).sum(-1)
+            total += torch.where(w > 0, w * kl, zero).sum()
+            w = w.unsqueeze(-1)
+            torch.where(w > 0, log_q.exp_().sub_(p).mul_(w), zero, out=g)
+        ctx.save_for_backward(grad)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):
+        return None, ctx.saved_tensors[0] * grads[0], None

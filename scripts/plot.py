@@ -1,4 +1,4 @@
-"""Draws leader and follower over env steps from result folders of Tune, as PNG and CSV.
+"""Draws leader and follower (or a host's agents) over env steps from result folders of Tune, as PNG and CSV.
 
 python scripts/plot.py ~/ray_results/predator-prey-easy-ddn --out curves.png [--csv curves.csv]
 
@@ -16,26 +16,26 @@ import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 
-NETWORKS = ("leader", "follower")
+COLORS = {"leader": "#265c99", "follower": "#de7826", "agent": "#5a8f4d"}
 
 
 def load(folders: list[Path], metric: str) -> pd.DataFrame:
     """One row per trial, evaluation and network: ``seed``, ``env steps``, ``network``, ``metric``.
 
     Raises:
-        SystemExit: no trial with evaluations of both networks is found.
+        SystemExit: there is no trial, or one without evaluations.
     """
     frames: list[pd.DataFrame] = []
     for path in sorted(p for folder in folders for p in folder.expanduser().rglob("progress.csv")):
-        columns = {f"evaluation/{network}/{metric}": network for network in NETWORKS}
-        missing = set(columns) - set(pd.read_csv(path, nrows=0))
-        if missing:
-            raise SystemExit(f"plot: {path} has no column {min(missing)}.")
+        names = {f"evaluation/{network}/{metric}": network for network in COLORS}
+        columns = {column: names[column] for column in pd.read_csv(path, nrows=0) if column in names}
+        if not columns:
+            raise SystemExit(f"plot: {path} has no column {next(iter(names))}.")
         curves = pd.read_csv(path, usecols=["timesteps_total", *columns])
         curves = curves.rename(columns={**columns, "timesteps_total": "env steps"})
         seed = json.loads((path.parent / "params.json").read_text()).get("seed")
         curves["seed"] = len(frames) + 1 if seed is None else seed
-        long = curves.melt(["seed", "env steps"], list(NETWORKS), "network", metric).dropna()
+        long = curves.melt(["seed", "env steps"], list(columns.values()), "network", metric).dropna()
         frames.append(long)
     if not frames:
         raise SystemExit(f"plot: there is no progress.csv under {', '.join(map(str, folders))}.")
@@ -55,8 +55,7 @@ def draw(curves: pd.DataFrame, metric: str, title: str, out: Path) -> None:
         x="env steps",
         y=metric,
         hue="network",
-        hue_order=NETWORKS,
-        palette=["#265c99", "#de7826"],
+        palette=COLORS,
         errorbar=("ci", 95),
         ax=axes,
     )
@@ -75,13 +74,20 @@ def main() -> None:
     parser.add_argument("--title", default="DDN", help="title of the figure")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="PNG to write")
     parser.add_argument("--csv", type=Path, help="CSV to write")
+    parser.add_argument("--mean-from", type=int, metavar="STEPS", help="print means from here on; default: the last tenth")
+    parser.add_argument("--mean-to", type=int, metavar="STEPS", help="and up to here")
     options = parser.parse_args()
     curves = load(options.folders, options.metric)
     draw(curves, options.metric, options.title, options.out)
     if options.csv:
         curves.to_csv(options.csv, index=False)
-    last = curves[curves["env steps"] >= curves["env steps"].max() * 0.9].groupby("network")[options.metric].mean()
-    print(f"{options.out}: last tenth, mean over evaluations and seeds: " + ", ".join(f"{n} {last[n]:.2f}" for n in NETWORKS))
+    steps = curves["env steps"]
+    first = steps.max() * 0.9 if options.mean_from is None else options.mean_from
+    last = steps.max() if options.mean_to is None else options.mean_to
+    window = curves[steps.between(first, last)].groupby(["network", "seed"])[options.metric].mean().unstack()
+    print(f"{options.out}: mean of the evaluations between {first:.0f} and {last:.0f} env steps")
+    for network, seeds in window.iterrows():
+        print(f"  {network:8s} {seeds.mean():.2f}  ({', '.join(f'seed {s}: {v:.2f}' for s, v in seeds.items())})")
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ def cluster():
     ray.shutdown()
 
 
-def small_config(**training) -> DDNConfig:
+def small_config(config_class=DDNConfig, **training) -> DDNConfig:
     """DDN on a game so small that an iteration takes a fraction of a second."""
     options = {"train_batch_size": 4, "replay_buffer_config": {"capacity": 50}, "agent_hidden_dim": 16, **training}
     config = (
-        DDNConfig()
+        config_class()
         .environment("predator_prey", env_config=dict(SMALL_GAME))
         .training(**options)
         .env_runners(num_envs_per_env_runner=2)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.tune.registry import get_trainable_cls
 
 from conftest import SMALL_GAME, small_config
-from rllib_ddn import DDN, DDNConfig
+from rllib_ddn import DDN, DDNConfig, QMIXConfig, VDNConfig
 
 
 def counters(algo):
@@ -108,6 +110,26 @@ def test_evaluation_plays_both_networks_greedily_on_the_same_games(build, eval_r
     assert results["env_runners"]["episode_return_mean"] == results["follower"]["episode_return_mean"]
     # Evaluation is no training.
     assert algo._counters["num_episodes_sampled"] == 4
+
+
+@pytest.mark.parametrize(("name", "config"), [("VDN", VDNConfig), ("QMIX", QMIXConfig)])
+def test_a_host_alone(build, name, config):
+    """One network, blind to the state; trained, evaluated and broadcast as DDN is."""
+    algo = build(small_config(config).evaluation(evaluation_interval=1, evaluation_duration=2))
+    assert (type(algo).__name__, get_trainable_cls(name)) == (name, type(algo))
+    for _ in range(3):
+        result = algo.train()
+    assert {"agent", "env_runners"} <= result["evaluation"].keys()
+    assert not {"leader", "follower", "knowledge_transfer"} & result["evaluation"].keys()
+    stats = result["info"]["learner"]["default_policy"]["learner_stats"]
+    assert np.isfinite(stats["loss_global"])
+    assert np.isnan(stats["loss_q"])
+    policy = algo.get_policy()
+    assert {key.split(".")[0] for key in policy.get_acting_weights()} == {"leader"}
+    obs, state, mask = np.zeros((1, 3, policy.spec.obs_dim)), np.zeros((2, policy.spec.state_dim)), np.ones((1, 3, 6), bool)
+    state[1] = 1.0
+    q = [policy.act("agent", obs, s[None], mask, policy.initial_memory(1))[2] for s in state]
+    torch.testing.assert_close(*q, rtol=0, atol=0)
 
 
 def test_knowledge_transfer_by_hand():

@@ -11,12 +11,13 @@ M, N, X, Z, D, K = 700, 3, 11, 9, 8, 5  # M * N rows: several chunks, the last o
 def naive(block, x, z):
     """``x W(z) + B(z)`` as it is printed: W built for every row."""
     h = torch.relu(block.hyper(z))
-    a = block.weight.view(X, K, D)
-    w = torch.zeros(*z.shape[:-1], X, D)
+    *a, c = block.weight.view(X, K + 1, D).transpose(0, 1)
+    *b, d = block.bias.view(K + 1, D)
+    w, bias = torch.zeros(*z.shape[:-1], X, D) + c, torch.zeros(*z.shape[:-1], D) + d
     for k in range(K):
-        w = w + h[..., k, None, None] * a[:, k]
-    w = w + block.offset
-    return (x.unsqueeze(-2) @ w).squeeze(-2) + block.bias(h)
+        w = w + h[..., k, None, None] * a[k]
+        bias = bias + h[..., k, None] * b[k]
+    return (x.unsqueeze(-2) @ w).squeeze(-2) + bias
 
 
 @pytest.mark.parametrize("kind", [PersonalizationFusionBlock, IndependentObservationBlock])
@@ -41,8 +42,10 @@ def test_factorized_equals_materialized(kind):
 def test_every_agent_has_weights_of_its_own():
     torch.manual_seed(0)
     block = PersonalizationFusionBlock(X, Z, D, K)
-    w = block.materialized_weight(torch.randn(1, N, Z))
+    z, state = torch.randn(1, N, Z), torch.randn(1, X)
+    w, b = block.materialized(z)
     assert w.shape == (1, N, X, D)
+    torch.testing.assert_close((state[:, None, None] @ w).squeeze(2) + b, block(state, z), rtol=1e-5, atol=1e-5)
     assert (w[0, 0] - w[0, 1]).abs().max() > 0.1
 
 

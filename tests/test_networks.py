@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rllib_ddn.networks import MIXERS, AgentNetwork, InternalDistillationModule, LocalInput, greedy_actions
+from rllib_ddn.networks.gru import gru
 
 N, A, S = 3, 4, 6
 
@@ -57,6 +58,27 @@ def test_agent_network_in_numpy():
         h = (1 - update) * np.tanh(i[2] + reset * g[2]) + update * h
         expected = h @ p["q_head.weight"].T + p["q_head.bias"]
         np.testing.assert_allclose(q[2 * t : 2 * t + 2].detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_packed_gru_equals_torchs():
+    """States and all gradients, sequences of unequal length, an initial state, and a loss on the last state."""
+    torch.manual_seed(0)
+    lengths = [6, 6, 4, 3, 3, 1]
+    sizes = [sum(length > t for length in lengths) for t in range(6)]
+    theirs = torch.nn.GRU(4, 5, dtype=torch.float64)
+    x = torch.randn(sum(lengths), 4, dtype=torch.float64, requires_grad=True)
+    h0 = torch.randn(len(lengths), 5, dtype=torch.float64, requires_grad=True)
+    packed = torch.nn.utils.rnn.PackedSequence(x, torch.tensor(sizes))
+    out, _ = theirs(packed, h0[None])
+    ours, last = gru(x, h0, tuple(theirs.parameters()), sizes)
+    torch.testing.assert_close(ours, out.data)
+    torch.testing.assert_close(last, out.data[-sizes[-1] :])
+    weights = torch.randn_like(ours)
+    of = [x, h0, *theirs.parameters()]
+    expected = torch.autograd.grad((out.data * weights).sum() + out.data[-sizes[-1] :].square().sum(), of)
+    torch.testing.assert_close(torch.autograd.grad((ours * weights).sum() + last.square().sum(), of), expected)
+    with torch.no_grad():  # keeps no gates
+        torch.testing.assert_close(gru(x, h0, tuple(theirs.parameters()), sizes)[0], out.data)
 
 
 def test_greedy_actions_respect_the_mask():

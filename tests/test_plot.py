@@ -30,7 +30,11 @@ def test_curves_of_several_seeds(tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPT, tmp_path / "results", "--out", out, "--csv", csv], check=True, capture_output=True, text=True
     )
-    assert "leader 4.50, follower 3.50" in done.stdout  # the last evaluations' means over the seeds
+    assert "leader   4.50  (seed 1: 4.00, seed 2: 5.00)" in done.stdout  # the last tenth of the steps
+    assert "follower 3.50  (seed 1: 3.00, seed 2: 4.00)" in done.stdout
+    window = ["--mean-from", "5000", "--mean-to", "25000", "--out", out]
+    done = subprocess.run([sys.executable, SCRIPT, tmp_path / "results", *window], check=True, capture_output=True, text=True)
+    assert "leader   1.50  (seed 1: 1.50, seed 2: 1.50)" in done.stdout
     curves = pd.read_csv(csv)
     assert list(curves.columns) == ["seed", "env steps", "network", "episode_return_mean"]
     assert len(curves) == 10
@@ -42,3 +46,14 @@ def test_folders_without_results(tmp_path):
     done = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True)
     assert done.returncode != 0
     assert f"there is no progress.csv under {tmp_path}" in done.stderr
+
+
+def test_a_hosts_curve(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "params.json").write_text("{}")
+    curve = {"timesteps_total": [10_000, 20_000], "evaluation/agent/episode_return_mean": [1.0, 2.0]}
+    pd.DataFrame(curve).to_csv(tmp_path / "a" / "progress.csv", index=False)
+    out = tmp_path / "curve.png"
+    done = subprocess.run([sys.executable, SCRIPT, tmp_path / "a", "--out", out], check=True, capture_output=True, text=True)
+    assert "agent    2.00  (seed 1: 2.00)" in done.stdout
+    assert out.exists()

@@ -1,6 +1,7 @@
 """One update against a naive computation, and what no gradient may reach."""
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 from ray.rllib.policy.sample_batch import SampleBatch
 
 from conftest import small_config
+from rllib_ddn import QMIXConfig, VDNConfig
+from rllib_ddn.networks import LocalAgentNetwork
 
 
 @pytest.fixture
@@ -56,11 +59,14 @@ def naive_unroll(network, inputs, z):
         row = ([], [], [])
         for i in range(agents):
             x = inputs[t] if inputs.dim() == 2 else inputs[t, i]
-            if network.raw:
+            if isinstance(network, LocalAgentNetwork):
+                hat = z[t, i]
+            elif network.raw:
                 hat = network.fusion.linear(torch.cat([x, z[t, i]]) if inputs.dim() == 2 else z[t, i])
             else:
                 block = network.fusion
-                hat = x @ block.materialized_weight(z[t, i]) + block.bias(torch.relu(block.hyper(z[t, i])))
+                w, bias = block.materialized(z[t, i])
+                hat = x @ w + bias
             f = torch.relu(network.agent.encoder(hat))
             hidden[i] = torch.gru_cell(f[None], hidden[i][None], *network.agent.gru.parameters())[0]
             for values, value in zip(row, (hat, f, network.agent.q_head(hidden[i])), strict=True):
@@ -87,7 +93,8 @@ def naive_losses(policy, batch):
                 z[t, i, spec.obs_dim + spec.num_actions + i] = 1
         s_hat, f_leader, q_leader = naive_unroll(model.leader, state, z)
         _, _, q_target = naive_unroll(model.target_leader, state, z)
-        o_hat, f_follower, q_follower = naive_unroll(model.follower, obs, z)
+        if model.follower is not None:
+            o_hat, f_follower, q_follower = naive_unroll(model.follower, obs, z)
         for t in range(n):
             reward = float(batch["rewards"][row, t])
             if model.idm is not None:
@@ -108,6 +115,8 @@ def naive_losses(policy, batch):
                     best.append(q_target[t + 1, i, a])
                 target = target + config["gamma"] * model.target_mixer(torch.stack(best), state[t + 1])
             squares.append((q_tot - target.detach()) ** 2)
+            if model.follower is None:
+                continue
             block.append(((o_hat[t] - s_hat[t].detach()) ** 2).mean())
             total_q = total_f = 0.0
             for i in range(spec.num_agents):
@@ -121,8 +130,8 @@ def naive_losses(policy, batch):
             kl_f.append(total_f)
     mean = lambda values: torch.stack(values).mean()  # noqa: E731
     coeffs = config["block_loss_coeff"], config["q_loss_coeff"], config["feature_loss_coeff"]
-    local = sum(c * mean(v) for c, v in zip(coeffs, (block, kl_q, kl_f), strict=True))
-    return [mean(squares), local, *([mean(error_sum)] if error_sum else [])]
+    local = [sum(c * mean(v) for c, v in zip(coeffs, (block, kl_q, kl_f), strict=True))] if block else []
+    return [mean(squares), *local, *([mean(error_sum)] if error_sum else [])]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +145,18 @@ def naive_losses(policy, batch):
     ],
 )
 def test_losses_and_gradients_equal_the_naive_computation(policy, options):
-    ours = policy(**options)
+    compare_with_naive(policy(**options))
+
+
+@pytest.mark.parametrize("config", [VDNConfig, QMIXConfig])
+def test_a_hosts_loss_and_gradients_equal_the_naive_computation(build, config):
+    policy = build(small_config(config)).get_policy()
+    assert policy.model.follower is None
+    assert policy.model.idm is None
+    compare_with_naive(policy)
+
+
+def compare_with_naive(ours):
     # Make targets and online networks differ, as in mid-training.
     torch.manual_seed(1)
     for p in ours.model.target_leader.parameters():
@@ -170,6 +190,40 @@ def test_padded_and_packed_steps_give_the_same_losses_and_gradients(policy):
         for x, y in zip(a, b, strict=True):
             if x is not None:
                 torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_learning_side_by_side_is_the_same_bit_for_bit(policy):
+    ours = policy()
+    batch, parameters = random_batch(ours), [p for p in ours.model.parameters() if p.requires_grad]
+    results = []
+    for overlap in (False, True):
+        ours.model.overlap = overlap
+        losses = losses_of(ours, batch)
+        grads = [torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True) for loss in losses]
+        results.append((losses, grads))
+    (losses_a, grads_a), (losses_b, grads_b) = results
+    assert all(torch.equal(a, b) for a, b in zip(losses_a, losses_b, strict=True))
+    for network_a, network_b in zip(grads_a, grads_b, strict=True):
+        for a, b in zip(network_a, network_b, strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("network", ["leader", "follower"])
+def test_an_error_beside_the_other_loss_is_raised_and_nothing_hangs(policy, network):
+    ours = policy()
+    ours.model.overlap = True
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("broken")
+
+    getattr(ours.model, network).forward = fail
+    with pytest.raises(RuntimeError, match="broken"):
+        losses_of(ours, random_batch(ours))
+    for thread in threading.enumerate():
+        if thread.name == "overlapped-loss":
+            thread.join(timeout=10)
+            assert not thread.is_alive()
 
 
 def modules_reached(policy, loss):

@@ -10,6 +10,7 @@ from rllib_ddn.networks.guiding import (
     STATE_FUSIONS,
     AgentOutput,
     GlobalGuidingNetwork,
+    LocalAgentNetwork,
     LocalPolicyNetwork,
     greedy_actions,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "GlobalGuidingNetwork",
     "IndependentObservationBlock",
     "InternalDistillationModule",
+    "LocalAgentNetwork",
     "LocalInput",
     "LocalPolicyNetwork",
     "PersonalizationFusionBlock",

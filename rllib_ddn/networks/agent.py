@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rllib_ddn.networks.gru import gru
+
 
 class LocalInput(nn.Module):
     """Builds ``z_i = (o_i, u_i, i)``: observation, one-hot last action, one-hot agent id.
@@ -81,9 +83,5 @@ class AgentNetwork(nn.Module):
         if hidden is None:
             hidden = features.new_zeros(sizes[0], self.hidden_dim)
         weights = (self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
-        states = []
-        for x, size in zip(features.split(sizes), sizes, strict=True):
-            hidden = torch.gru_cell(x, hidden if size == len(hidden) else hidden[:size], *weights)
-            states.append(hidden)
-        memory = states[0] if len(states) == 1 else torch.cat(states)
+        memory, hidden = gru(features, hidden, weights, sizes)
         return features, self.q_head(memory), hidden

@@ -5,21 +5,24 @@ Both blocks generate their weights W and biases B from an agent's local informat
 Block* of the leader multiplies the global state S, which all agents share; the
 *Independent Observation Block* of the follower multiplies the agent's own observation.
 
-W is never built. With ``h = ReLU(Linear(z))`` of size K, a hypernetwork that is linear in h
-gives ``W = sum_k h_k A_k + C``, so
+W is never built. With ``h = ReLU(Linear(z))`` of size K, hypernetworks that are linear in h give
+``W = sum_k h_k A_k + C`` and ``B = sum_k h_k b_k + c``, so
 
-    ``x W + B  =  sum_k h_k (x A_k) + x C + B(h)``
+    ``x W + B  =  sum_k h_k (x A_k + b_k) + (x C + c)``
 
-and ``x A_k`` is one matrix product over all k. For the leader it is computed once per time
-step and shared by all agents.
+which is one ordinary linear layer of x with K + 1 outputs for every output of the block, weighted
+by h and a 1. For the leader that layer is computed once per time step and shared by all agents.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 
 class _FusionBlock(nn.Module):
@@ -34,20 +37,19 @@ class _FusionBlock(nn.Module):
 
     def __init__(self, input_dim: int, local_dim: int, embed_dim: int, hyper_dim: int):
         super().__init__()
-        self.input_dim, self.embed_dim, self.hyper_dim = input_dim, embed_dim, hyper_dim
+        self.embed_dim, self.hyper_dim = embed_dim, hyper_dim
         self.hyper = nn.Linear(local_dim, hyper_dim)
-        # The last layer of the hypernetwork, vec(W) = Linear(h), kept in the two parts that
-        # the factorized form uses, with the initial values that nn.Linear(K, X * D) has.
+        # All A_k, then C, and all b_k, then c. As the last layers of the hypernetworks, vec(W) = Linear(h)
+        # and B = Linear(h), they have the initial values that nn.Linear(K, ...) has.
         bound = 1.0 / math.sqrt(hyper_dim)
-        self.weight = nn.Parameter(torch.empty(input_dim, hyper_dim * embed_dim).uniform_(-bound, bound))  # A, [X, K * D]
-        self.offset = nn.Parameter(torch.empty(input_dim, embed_dim).uniform_(-bound, bound))  # C, [X, D]
-        self.bias = nn.Linear(hyper_dim, embed_dim)  # B(h)
+        self.weight = nn.Parameter(torch.empty(input_dim, (hyper_dim + 1) * embed_dim).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty((hyper_dim + 1) * embed_dim).uniform_(-bound, bound))
 
-    def materialized_weight(self, z: Tensor) -> Tensor:
-        """W(z), ``[..., X, D]``: what the paper writes and the blocks avoid; for inspection."""
-        h = torch.relu(self.hyper(z))  # [..., K]
-        a = self.weight.view(self.input_dim, self.hyper_dim, self.embed_dim)
-        return torch.einsum("...k,xkd->...xd", h, a) + self.offset
+    def materialized(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """W(z) ``[..., X, D]`` and B(z) ``[..., D]``: what the paper writes and the blocks avoid; for inspection."""
+        h = functional.pad(torch.relu(self.hyper(z)), (0, 1), value=1.0)  # [..., K + 1]
+        a = self.weight.unflatten(1, (self.hyper_dim + 1, self.embed_dim))  # [X, K + 1, D]
+        return torch.einsum("...k,xkd->...xd", h, a), h @ self.bias.view(self.hyper_dim + 1, -1)
 
 
 class PersonalizationFusionBlock(_FusionBlock):
@@ -62,10 +64,9 @@ class PersonalizationFusionBlock(_FusionBlock):
         Returns:
             ``[M, N, D]``.
         """
-        h = torch.relu(self.hyper(z))  # [M, N, K]
-        products = (state @ self.weight).view(-1, self.hyper_dim, self.embed_dim)  # [M, K, D]
-        shared = (state @ self.offset).unsqueeze(1)  # [M, 1, D]
-        return torch.baddbmm(shared + self.bias(h), h, products)
+        h = functional.pad(torch.relu(self.hyper(z)), (0, 1), value=1.0)  # [M, N, K + 1]
+        products = torch.addmm(self.bias, state, self.weight).view(-1, self.hyper_dim + 1, self.embed_dim)  # [M, K + 1, D]
+        return torch.bmm(h, products)
 
 
 class IndependentObservationBlock(_FusionBlock):
@@ -80,9 +81,9 @@ class IndependentObservationBlock(_FusionBlock):
         Returns:
             ``[M, N, D]``.
         """
-        h = torch.relu(self.hyper(z))  # [M, N, K]
-        fused = _PerRowFusion.apply(obs.flatten(0, 1), h.flatten(0, 1), self.weight)  # [M * N, D]
-        return fused.view(*h.shape[:-1], -1) + obs @ self.offset + self.bias(h)
+        rows = z.flatten(0, -2), obs.flatten(0, -2)  # [M * N, Z], [M * N, O]
+        weights = self.hyper.weight, self.hyper.bias, self.weight, self.bias
+        return _PerRowFusion.apply(*rows, *weights).view(*z.shape[:-1], self.embed_dim)
 
 
 class RawFusion(nn.Module):
@@ -101,41 +102,57 @@ class RawFusion(nn.Module):
 
 
 class _PerRowFusion(torch.autograd.Function):
-    """``out_m = sum_k h_mk (x_m A_k)`` where every row m has an x of its own.
+    """The whole block where every row m has an x of its own.
 
-    The products ``x A`` of all rows are K * D wide. Rows are taken in chunks, so that they stay
-    in the cache, and are computed again in the backward pass instead of being kept. No
-    gradient is given to x, which is data.
+    The products of all rows are (K + 1) * D wide. Rows are taken in chunks, so that all that is
+    made of them stays in the cache, and are computed again in the backward pass instead of being
+    kept. No gradient is given to z and x, which are data.
     """
 
     CHUNK = 256
 
     @staticmethod
-    def forward(ctx, x: Tensor, h: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, h, weight)
-        rows, k = h.shape
-        out = x.new_empty(rows, 1, weight.shape[1] // k)  # [M, 1, D]
-        for i in range(0, rows, _PerRowFusion._chunk(x)):
-            j = i + _PerRowFusion._chunk(x)
-            products = (x[i:j] @ weight).view(-1, k, out.shape[2])  # [chunk, K, D]
-            torch.bmm(h[i:j].unsqueeze(1), products, out=out[i:j])
+    def forward(ctx, *tensors: Tensor) -> Tensor:
+        """z ``[M, Z]``, x ``[M, X]``, the hypernetwork's weight and bias, the block's weight and bias; returns ``[M, D]``."""
+        ctx.save_for_backward(*tensors)
+        _, x, _, hyper_bias, _, bias = tensors
+        out = x.new_empty(len(x), 1, len(bias) // (len(hyper_bias) + 1))  # [M, 1, D]
+        for rows, h, products in _PerRowFusion._chunks(*tensors):
+            torch.bmm(h.unsqueeze(1), products, out=out[rows])
         return out.squeeze(1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *grads: Tensor):
-        x, h, weight = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        (rows, k), d = h.shape, grad.shape[1]
-        grad_h, grad_weight = h.new_empty(rows, k, 1), torch.zeros_like(weight)
-        for i in range(0, rows, _PerRowFusion._chunk(x)):
-            j = i + _PerRowFusion._chunk(x)
-            products = (x[i:j] @ weight).view(-1, k, d)  # [chunk, K, D]
-            torch.bmm(products, grad[i:j].unsqueeze(2), out=grad_h[i:j])
-            outer = h[i:j].unsqueeze(2) * grad[i:j].unsqueeze(1)  # [chunk, K, D]
-            grad_weight.addmm_(x[i:j].t(), outer.view(-1, k * d))
-        return None, grad_h.squeeze(2), grad_weight
+        z, x, *weights = ctx.saved_tensors
+        d_hyper, d_hyper_bias, d_weight, d_bias = (torch.zeros_like(weight) for weight in weights)
+        k = len(d_hyper)
+        grad = grads[0].contiguous()  # [M, D]
+        for rows, h, products in _PerRowFusion._chunks(*ctx.saved_tensors):
+            g = grad[rows].unsqueeze(1)  # [chunk, 1, D]
+            d_bias.view(k + 1, -1).addmm_(h.t(), g.squeeze(1))
+            d_h = products.mul_(g)[:, :k].sum(-1)  # [chunk, K]
+            d_h = torch.ops.aten.threshold_backward(d_h, h[:, :k], 0)  # before the ReLU
+            d_hyper.addmm_(d_h.t(), z[rows])
+            d_hyper_bias.add_(d_h.sum(0))
+            torch.mul(h.unsqueeze(2), g, out=products)  # the products' gradient, [chunk, K + 1, D]
+            d_weight.addmm_(x[rows].t(), products.flatten(1))
+        return None, None, d_hyper, d_hyper_bias, d_weight, d_bias
 
     @staticmethod
-    def _chunk(x: Tensor) -> int:
-        """Rows per chunk: cache-sized on a CPU, large enough to fill a GPU elsewhere."""
-        return _PerRowFusion.CHUNK if x.device.type == "cpu" else 1 << 16
+    def _chunks(
+        z: Tensor, x: Tensor, hyper: Tensor, hyper_bias: Tensor, weight: Tensor, bias: Tensor
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Which rows, their ``(h, 1)`` ``[chunk, K + 1]``, and their products ``[chunk, K + 1, D]``.
+
+        A chunk is cache-sized on a CPU, and large enough to fill a GPU elsewhere. All share memory.
+        """
+        size, k = _PerRowFusion.CHUNK if x.device.type == "cpu" else 1 << 16, len(hyper)
+        room = min(size, len(x))
+        h_memory, products_memory = x.new_ones(room, k + 1), x.new_empty(room, len(bias))
+        for i in range(0, len(x), size):
+            rows = slice(i, min(i + size, len(x)))
+            h, products = h_memory[: rows.stop - i], products_memory[: rows.stop - i]
+            h[:, :k] = torch.addmm(hyper_bias, z[rows], hyper.t()).relu_()
+            torch.addmm(bias, x[rows], weight, out=products)
+            yield rows, h, products.view(-1, k + 1, len(bias) // (k + 1))

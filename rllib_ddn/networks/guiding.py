@@ -1,4 +1,4 @@
-"""Leader and follower: the two networks of the External Distillation Module (section 4.2).
+"""Leader and follower, the two networks of the External Distillation Module (section 4.2), and a host's own.
 
 Rows are time steps of teams: M of them, each with N agents. In training they are all steps of a
 batch of episodes, packed (see :class:`rllib_ddn.networks.agent.AgentNetwork`), so that no
@@ -106,6 +106,26 @@ class LocalPolicyNetwork(nn.Module):
         teams at each step, or None for one step."""
         o_hat = self.fusion(z) if self.raw else self.fusion(obs, z)
         return _unroll(self.agent, o_hat, hidden, batch_sizes)
+
+
+class LocalAgentNetwork(nn.Module):
+    """The agent network of a host without distillation: sees ``z_i`` as it is. Takes a state, unused,
+    because it stands where the leader does.
+
+    Args:
+        local_dim: Z, the size of ``z_i``.
+        num_actions: A.
+        hidden_dim: H.
+    """
+
+    def __init__(self, local_dim: int, num_actions: int, hidden_dim: int):
+        super().__init__()
+        self.agent = AgentNetwork(local_dim, num_actions, hidden_dim)
+
+    def forward(self, z: Tensor, state: Tensor, hidden: Tensor | None = None, batch_sizes: Tensor | None = None) -> AgentOutput:
+        """z ``[M, N, Z]``, hidden ``[B, N, H]`` or None for zeros, batch_sizes ``[T]`` teams at each step,
+        or None for one step."""
+        return _unroll(self.agent, z, hidden, batch_sizes)
 
 
 def _unroll(agent: AgentNetwork, fused: Tensor, hidden: Tensor | None, batch_sizes: Tensor | None) -> AgentOutput:

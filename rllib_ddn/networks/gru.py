@@ -1,0 +1,110 @@
+"""A GRU over packed sequences that makes good use of a CPU's cache.
+
+``nn.GRU`` computes what ``torch.gru_cell`` does step by step, but both leave each of the dozen
+intermediate results of a step to the allocator and to autograd. Here one step of all sequences is
+a handful of in-place operations on rows that stay in the cache, forward and backward, and the
+gradients of the weights are added up while a step's rows are still there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+_tanh_backward = torch.ops.aten.tanh_backward.grad_input
+
+
+def gru(x: Tensor, hidden: Tensor, weights: tuple[Tensor, ...], sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """Runs a GRU over packed sequences: ``h' = (1 - z) n + z h`` with the gates of ``nn.GRUCell``.
+
+    Args:
+        x: ``[M, X]``, packed rows: those of all sequences' step 0, then step 1, the longest first.
+        hidden: ``[R, H]``, the state before the first step.
+        weights: ``weight_ih [3H, X]``, ``weight_hh [3H, H]``, ``bias_ih [3H]`` and ``bias_hh [3H]``, in
+            the order reset, update, new, as ``nn.GRUCell`` keeps them.
+        sizes: number of sequences at each step, never growing, adding up to M.
+
+    Returns:
+        The states after each step ``[M, H]``, and those after the last step, of the sequences that
+        exist there.
+    """
+    if len(sizes) == 1:
+        hidden = torch.gru_cell(x, hidden, *weights)
+        return hidden, hidden
+    if x.is_cuda and sizes[0] == sizes[-1]:
+        states, last = torch.gru(x.view(len(sizes), sizes[0], -1), hidden[None], weights, True, 1, 0.0, False, False, False)
+        return states.flatten(0, 1), last[0]
+    states = _PackedGRU.apply(x, hidden, *weights, sizes)
+    return states, states[len(states) - sizes[-1] :]
+
+
+class _PackedGRU(torch.autograd.Function):
+    """The gates are reset r, update z and new ``n = tanh(x W_in + b_in + r m)``, ``m = h W_hn + b_hn``."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, hidden: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, sizes: list[int]) -> Tensor:
+        dim = hidden.shape[1]
+        train = any(ctx.needs_input_grad)
+        states = x.new_empty(len(x), dim)  # [M, H]
+        # The backward pass needs every step's gates; without one, all steps use the same rows.
+        rows = len(x) if train else sizes[0]
+        rz, n, m = x.new_empty(rows, 2 * dim), x.new_empty(rows, dim), x.new_empty(rows, dim)
+        gates = (rz, rz[:, :dim], rz[:, dim:], n, m)
+        steps = zip(*((gate.split(sizes) if train else [gate[:size] for size in sizes]) for gate in gates), strict=True)
+        # As columns, reset and update side by side: [X or H, 2H] and [X or H, H].
+        x_rz, x_n = w_ih[: 2 * dim].t(), w_ih[2 * dim :].t()
+        h_rz, h_n = w_hh[: 2 * dim].t(), w_hh[2 * dim :].t()
+        b_rz, b_n, b_m = (b_ih + b_hh)[: 2 * dim], b_ih[2 * dim :], b_hh[2 * dim :]
+        h = hidden
+        for x_t, out, (rz_t, r_t, z_t, n_t, m_t) in zip(x.split(sizes), states.split(sizes), steps, strict=True):
+            h = h if len(h) == len(x_t) else h[: len(x_t)]
+            torch.addmm(b_rz, x_t, x_rz, out=rz_t).addmm_(h, h_rz).sigmoid_()
+            torch.addmm(b_m, h, h_n, out=m_t)
+            torch.addmm(b_n, x_t, x_n, out=n_t).addcmul_(r_t, m_t).tanh_()
+            h = torch.lerp(n_t, h, z_t, out=out)
+        if train:
+            ctx.save_for_backward(x, hidden, w_ih, w_hh, rz, n, m, states)
+            ctx.sizes = sizes
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):
+        x, hidden, w_ih, w_hh, rz, n, m, states = ctx.saved_tensors
+        sizes, dim = ctx.sizes, hidden.shape[1]
+        d_x, d_w_ih, d_w_hh = torch.empty_like(x), torch.zeros_like(w_ih), torch.zeros_like(w_hh)
+        d_b_ih, d_b_hh = x.new_zeros(1, 3 * dim), x.new_zeros(1, 3 * dim)
+        d_hidden = torch.zeros_like(hidden)  # of the state, from later steps; its rows grow with the steps
+        d_gates = x.new_empty(sizes[0], 3 * dim)  # before their nonlinearities, as the weights' columns are
+        passed, scratch = torch.empty_like(hidden), torch.empty_like(hidden)
+        ones = x.new_ones(1, sizes[0])
+        before = (hidden, *states.split(sizes)[:-1])
+        of_steps = (x, d_x, grads[0], rz, rz[:, :dim], rz[:, dim:], n, m)
+        steps = list(zip(before, *(tensor.split(sizes) for tensor in of_steps), strict=True))
+        size = 0
+        for h, x_t, d_x_t, grad, rz_t, r_t, z_t, n_t, m_t in reversed(steps):
+            if size != len(x_t):
+                size = len(x_t)
+                d_h, d_t, kept, u, one = (t[:size] for t in (d_hidden, d_gates, passed, scratch, ones.t()))
+                d_rz, d_r, d_z, d_n = d_t[:, : 2 * dim], d_t[:, :dim], d_t[:, dim : 2 * dim], d_t[:, 2 * dim :]
+                d_columns, one = d_t.t(), one.t()
+            h = h if len(h) == size else h[:size]
+            d_h.add_(grad)
+            torch.sub(h, n_t, out=u)
+            torch.mul(d_h, u, out=d_z)
+            torch.mul(d_h, z_t, out=kept)
+            d_h.sub_(kept)  # d_h (1 - z)
+            _tanh_backward(d_h, n_t, grad_input=u)
+            torch.mul(u, m_t, out=d_r)
+            _sigmoid_backward(d_rz, rz_t, grad_input=d_rz)
+            d_n.copy_(u)
+            torch.mm(d_t, w_ih, out=d_x_t)
+            d_w_ih.addmm_(d_columns, x_t)
+            d_b_ih.addmm_(one, d_t)
+            d_n.mul_(r_t)  # from here on the new gate's share is that of m
+            torch.addmm(kept, d_t, w_hh, out=d_h)
+            d_w_hh.addmm_(d_columns, h)
+            d_b_hh.addmm_(one, d_t)
+        return d_x, d_hidden, d_w_ih, d_w_hh, d_b_ih[0], d_b_hh[0], None
