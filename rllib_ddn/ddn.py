@@ -39,6 +39,7 @@ from rllib_ddn.networks import MIXERS, STATE_FUSIONS
 from rllib_ddn.replay import EpisodeReplay
 
 NUM_EPISODES_SAMPLED = "num_episodes_sampled"
+NUM_EPISODES_LOST = "num_episodes_lost"  # with env runners that died while they played them
 NUM_ROUNDS = "num_sampling_rounds"
 STAGES = ("replay", "trajectory")
 
@@ -106,6 +107,7 @@ class DDNConfig(AlgorithmConfig):
         self.idm_lr: float | None = None
         self.target_update_interval_episodes = 200
         self.updates_per_episode: float = 1.0
+        self.sample_ahead = False
         self.replay_buffer_config: dict[str, Any] = {"capacity": 5000}
         self.store_buffer_in_checkpoints = False
 
@@ -122,6 +124,8 @@ class DDNConfig(AlgorithmConfig):
         self.train_batch_size = 32
         self.num_env_runners = 0
         self.num_cpus_for_main_process = 2
+        # How long a round waits for an env runner that is gone to answer again.
+        self.env_runner_health_probe_timeout_s = 1.0
         self.exploration_config = {
             "type": "EpsilonGreedy",
             "initial_epsilon": 1.0,
@@ -163,6 +167,7 @@ class DDNConfig(AlgorithmConfig):
         idm_lr: float | None = NotProvided,
         target_update_interval_episodes: int = NotProvided,
         updates_per_episode: float = NotProvided,
+        sample_ahead: bool = NotProvided,
         replay_buffer_config: dict[str, Any] = NotProvided,
         store_buffer_in_checkpoints: bool = NotProvided,
         **kwargs: Any,
@@ -193,6 +198,8 @@ class DDNConfig(AlgorithmConfig):
             idm_lr: the IDM predictor's learning rate (Adam); None: ``lr``.
             target_update_interval_episodes: sampled episodes between hard copies to the targets.
             updates_per_episode: updates per sampled episode, above 0; 0.25 is one in four.
+            sample_ahead: remote env runners play the next round while the learner learns from the last
+                one, with weights that are one round older. Runs are then not exactly reproducible.
             replay_buffer_config: ``{"capacity": episodes}``.
             store_buffer_in_checkpoints: whether checkpoints hold the replay. With it, a restored run
                 continues exactly (``num_env_runners=0`` and a ``seed``); without it, learning waits until
@@ -250,7 +257,14 @@ class DDNConfig(AlgorithmConfig):
         _one_of("behaviour_network", self.behaviour_network, self.networks)
         if self.intrinsic_reward_stage == "trajectory" and not self.intrinsic_reward:
             raise ValueError('intrinsic_reward_stage="trajectory" needs intrinsic_reward=True.')
-        for key in ("distillation", "intrinsic_reward", "normalize_intrinsic_reward", "double_q", "store_buffer_in_checkpoints"):
+        for key in (
+            "distillation",
+            "intrinsic_reward",
+            "normalize_intrinsic_reward",
+            "double_q",
+            "sample_ahead",
+            "store_buffer_in_checkpoints",
+        ):
             if not isinstance(getattr(self, key), bool):
                 raise ValueError(f"{key} is True or False; got {getattr(self, key)!r}.")
         for key in (
@@ -365,6 +379,7 @@ class DDN(Algorithm):
         seed = self.config.seed
         self._rng = np.random.default_rng(seed)  # samples the replay and masks the intrinsic reward
         self._empty_rounds = 0
+        self._playing_ahead = 0  # env runners that play the next round already
         self._evaluation_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
 
     @override(Algorithm)
@@ -417,6 +432,27 @@ class DDN(Algorithm):
             RuntimeError: all env runners are gone, for
                 ``num_consecutive_env_runner_failures_tolerance`` rounds.
         """
+        group = self.env_runner_group
+        if group.num_remote_env_runners() == 0:
+            asked, results = 1, group.foreach_env_runner(self._episodes_of_a_round())
+        elif self.config.sample_ahead:
+            asked = self._playing_ahead or group.foreach_env_runner_async(self._episodes_of_a_round())
+            results = [result for _, result in group.fetch_ready_async_reqs(timeout_seconds=None)]
+            self._playing_ahead = group.foreach_env_runner_async(self._episodes_of_a_round())
+        else:
+            asked = group.num_healthy_remote_workers()
+            results = group.foreach_env_runner(self._episodes_of_a_round(), local_env_runner=False)
+        self._counters[NUM_EPISODES_LOST] += (asked - len(results)) * self.config.num_envs_per_env_runner
+        for result in results:
+            if isinstance(result, TeamEnvError):
+                raise result
+        self._empty_rounds = 0 if results else self._empty_rounds + 1
+        if self._empty_rounds > self.config.num_consecutive_env_runner_failures_tolerance:
+            raise RuntimeError(f"no env runner has played for {self._empty_rounds} rounds; their logs tell why they failed.")
+        return results
+
+    def _episodes_of_a_round(self) -> Callable[[DDNEnvRunner], SampleBatch | TeamEnvError]:
+        """What env runners are asked for; errors in the env's data come back as values."""
         number = self._counters[NUM_ROUNDS]
         self._counters[NUM_ROUNDS] += 1
 
@@ -426,15 +462,7 @@ class DDN(Algorithm):
             except TeamEnvError as error:
                 return error
 
-        remote = self.env_runner_group.num_remote_env_runners() > 0
-        results = self.env_runner_group.foreach_env_runner(play, local_env_runner=not remote)
-        for result in results:
-            if isinstance(result, TeamEnvError):
-                raise result
-        self._empty_rounds = 0 if results else self._empty_rounds + 1
-        if self._empty_rounds > self.config.num_consecutive_env_runner_failures_tolerance:
-            raise RuntimeError(f"no env runner has played for {self._empty_rounds} rounds; their logs tell why they failed.")
-        return results
+        return play
 
     def _update(self) -> dict[str, Any]:
         """One update on a fresh sample; returns its statistics."""

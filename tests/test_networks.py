@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rllib_ddn.networks import MIXERS, AgentNetwork, InternalDistillationModule, LocalInput, greedy_actions
-from rllib_ddn.networks.gru import gru
+from rllib_ddn.networks.gru import _dense_gru, gru
 
 N, A, S = 3, 4, 6
 
@@ -79,6 +79,14 @@ def test_packed_gru_equals_torchs():
     torch.testing.assert_close(torch.autograd.grad((ours * weights).sum() + last.square().sum(), of), expected)
     with torch.no_grad():  # keeps no gates
         torch.testing.assert_close(gru(x, h0, tuple(theirs.parameters()), sizes)[0], out.data)
+
+
+def test_the_gru_of_a_gpu_is_the_same():
+    torch.manual_seed(0)
+    weights = tuple(torch.nn.GRU(4, 5).parameters())
+    x, h0 = torch.randn(3 * 6, 4), torch.randn(3, 5)
+    for ours, theirs in zip(_dense_gru(x, h0, weights, 6), gru(x, h0, weights, [3] * 6), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_greedy_actions_respect_the_mask():

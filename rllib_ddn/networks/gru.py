@@ -34,10 +34,15 @@ def gru(x: Tensor, hidden: Tensor, weights: tuple[Tensor, ...], sizes: list[int]
         hidden = torch.gru_cell(x, hidden, *weights)
         return hidden, hidden
     if x.is_cuda and sizes[0] == sizes[-1]:
-        states, last = torch.gru(x.view(len(sizes), sizes[0], -1), hidden[None], weights, True, 1, 0.0, False, False, False)
-        return states.flatten(0, 1), last[0]
+        return _dense_gru(x, hidden, weights, len(sizes))
     states = _PackedGRU.apply(x, hidden, *weights, sizes)
     return states, states[len(states) - sizes[-1] :]
+
+
+def _dense_gru(x: Tensor, hidden: Tensor, weights: tuple[Tensor, ...], steps: int) -> tuple[Tensor, Tensor]:
+    """Sequences of one length, as :func:`gru` has them, with torch's own GRU: on a GPU that is cuDNN's."""
+    states, last = torch.gru(x.view(steps, len(hidden), -1), hidden[None], weights, True, 1, 0.0, False, False, False)
+    return states.flatten(0, 1), last[0]
 
 
 class _PackedGRU(torch.autograd.Function):

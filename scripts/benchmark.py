@@ -1,0 +1,351 @@
+"""Measures what the README says about speed and size, and prints it as tables.
+
+python scripts/benchmark.py [update parts sampling end-to-end memory growth] [--quick] [--json FILE]
+
+Updates are given as ratios to a plain step-by-step QMIX update (scripts/yardstick.py), which takes
+turns with them: seconds depend on the machine and its mood, ratios much less. All figures are
+medians. Leave the machine otherwise idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.policy.sample_batch import SampleBatch
+from yardstick import qmix_update
+
+import rllib_ddn
+from rllib_ddn.ddn import DDN, DDNConfig
+from rllib_ddn.envs.predator_prey import PredatorPreyGames
+from rllib_ddn.hosts import QMIXConfig, VDNConfig
+from rllib_ddn.losses import global_loss, idm_loss, td_target
+from rllib_ddn.replay import EpisodeReplay, Episodes, empty_episodes
+
+STEPS, BATCH, AGENTS = 200, 32, 8  # the paper's Predator-Prey: 8 agents, obs 50, state 200, 6 actions
+LEARNERS: dict[str, Callable[[], DDNConfig]] = {
+    "VDN": VDNConfig,
+    "QMIX": QMIXConfig,
+    "DDN on VDN": lambda: DDNConfig().training(mixer="vdn"),
+    "DDN on QMIX": lambda: DDNConfig().training(mixer="qmix"),
+}
+
+
+class Benchmark:
+    """Runs the sections; ``results`` holds every figure under its section."""
+
+    def __init__(self, quick: bool, gpu: bool):
+        self.quick, self.gpu = quick, gpu
+        self.repeats = 3 if quick else 7
+        self.results: dict[str, Any] = {}
+
+    # -- Sections -------------------------------------------------------------------------------
+
+    def update(self) -> None:
+        """One update of each learner on 32 full episodes, beside the yardstick."""
+        for threads in (1,) if self.gpu else (1, 2):
+            seconds = self.compare_updates(list(LEARNERS), threads)
+            base = seconds["yardstick"]
+            rows = [(name, f"{s * 1000:.0f} ms", f"{s / base:.2f}") for name, s in seconds.items()]
+            where = "GPU" if self.gpu else f"{threads} thread{'s' * (threads > 1)}"
+            self.table(f"update, {where}", ("learner", "median", "yardsticks"), rows)
+            self.results[f"update, {where}"] = seconds
+
+    def parts(self) -> None:
+        """Where the time of a DDN-QMIX update goes, on one thread."""
+        algo = self.build(DDNConfig(), threads=1)
+        policy, config = algo.get_policy(), algo.config
+        model, replay, rng = policy.model, EpisodeReplay(BATCH), np.random.default_rng(0)
+        replay.add(random_episodes(policy.spec, BATCH, STEPS))
+        sample = {**replay.sample(BATCH, rng), "keep": rng.random((BATCH, STEPS)) < 0.75}
+        tensors = {name: torch.from_numpy(array).to(policy.device) for name, array in sample.items()}
+        batch = model.to_train_batch(tensors)
+        unroll = {"batch_sizes": batch.batch_sizes}
+        leader = model.leader(batch.z, batch.state, **unroll)
+        follower = model.follower(batch.z, batch.obs, **unroll)
+        q = leader.q.max(-1).values
+        local = model.local_loss(leader, follower, batch)[0]
+        error = model.idm(batch.state)
+
+        @torch.no_grad()
+        def target():
+            out = model.target_leader(batch.z, batch.state, **unroll)
+            q_tot = model.target_mixer(out.q.max(-1).values, batch.state)[batch.next]
+            return td_target(batch.rewards, batch.terminated, q_tot, config.gamma)
+
+        y = target()
+        td = global_loss(model.mixer(q, batch.state), y, batch.valid)
+        error_loss = idm_loss(error, batch.valid)
+
+        def step() -> None:
+            for optimizer in policy._optimizers:
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
+                optimizer.step()
+
+        def whole() -> None:
+            policy.learn_on_batch(SampleBatch(sample, _zero_padded=True))
+
+        seconds = self.medians(
+            {
+                "sample from the replay": lambda: replay.sample(BATCH, rng),
+                "pack, cast, one-hots": lambda: model.to_train_batch(tensors),
+                "leader, forward": lambda: model.leader(batch.z, batch.state, **unroll),
+                "mixer, forward": lambda: model.mixer(q, batch.state),
+                "target leader and target mixer": target,
+                "follower, forward": lambda: model.follower(batch.z, batch.obs, **unroll),
+                "distillation losses": lambda: model.local_loss(leader, follower, batch),
+                "IDM, forward": lambda: model.idm(batch.state),
+                "leader and mixer, backward": lambda: td.backward(retain_graph=True),
+                "follower, backward": lambda: local.backward(retain_graph=True),
+                "IDM, backward": lambda: error_loss.backward(retain_graph=True),
+                "clipping, optimizers": step,
+                "the whole update": whole,
+            }
+        )
+        total = seconds["the whole update"]
+        rows = [(name, f"{s * 1000:.1f} ms", f"{100 * s / total:.0f} %") for name, s in seconds.items()]
+        self.table("parts of a DDN-QMIX update, 1 thread", ("part", "median", "share"), rows)
+        self.results["parts"] = seconds
+        algo.stop()
+
+    def sampling(self) -> None:
+        """Env core; and env steps of whole episodes through the env runner, 8-agent GRU policy included."""
+        games = PredatorPreyGames(64)
+        rng = np.random.default_rng(0)
+
+        def step_games() -> float:
+            seconds = 0.0
+            for _ in range(200):
+                mask = games.action_mask
+                actions = np.where(mask, rng.random(mask.shape), -1).argmax(-1)
+                start = time.perf_counter()
+                games.step(actions)
+                over = np.flatnonzero(games.terminated | games.truncated)
+                if len(over):
+                    games.reset(games=over)
+                seconds += time.perf_counter() - start
+            return 200 * 64 / seconds
+
+        core = statistics.median(step_games() for _ in range(self.repeats))
+        figures = {"env core alone, 64 games": core}
+        for envs in (1, 8, 64) if self.quick else (1, 8, 64, 256):
+            algo = self.build(DDNConfig(), threads=1, envs=envs)
+            figures[f"env runner, {envs} sub-envs"] = self.rate(partial(play, algo))
+            algo.stop()
+        for runners in (1, 2):
+            algo = self.build(DDNConfig(), threads=1, envs=64, runners=runners)
+            figures[f"{runners} remote env runners, 64 sub-envs each"] = self.rate(algo._play_round)
+            algo.stop()
+        self.table("sampling", ("what", "env steps/s"), [(name, f"{rate:,.0f}") for name, rate in figures.items()])
+        self.results["sampling"] = figures
+
+    def end_to_end(self) -> None:
+        """Rounds of 8 full episodes with one update per episode, as in training."""
+        figures = {}
+        for name in ("QMIX", "DDN on QMIX"):
+            for threads in (1, 2):
+                algo = self.build(LEARNERS[name](), threads=threads, envs=8)
+                algo.local_replay_buffer.add(random_episodes(algo.get_policy().spec, BATCH, STEPS))
+                figures[f"{name}, {threads} core{'s' * (threads > 1)}"] = self.rate(partial(play_and_learn, algo))
+                algo.stop()
+        self.table("end to end, one update per episode", ("what", "env steps/s"), [(n, f"{r:,.0f}") for n, r in figures.items()])
+        self.results["end to end"] = figures
+
+    def memory(self) -> None:
+        """Replay of full episodes, and whether it grows."""
+        spec = self.spec(AGENTS)
+        count = 500 if self.quick else 5000
+        replay = EpisodeReplay(count)
+        episodes = random_episodes(spec, 50, STEPS)
+        before = resident()
+        for _ in range(count // 50):
+            replay.add(episodes)
+        full = resident()
+        for _ in range(count // 50):
+            replay.add(episodes)
+        again = resident()
+        figures = {
+            "bytes per full episode": replay.nbytes / count,
+            f"resident memory of {count} episodes, bytes": full - before,
+            f"growth over {count} more episodes, bytes": again - full,
+            "largest resident memory of this process, bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        self.table("memory", ("what", "bytes"), [(name, f"{value:,.0f}") for name, value in figures.items()])
+        self.results["memory"] = figures
+
+    def growth(self) -> None:
+        """How the update grows with agents, episode length and batch, on one thread; how acting does with agents."""
+        grids = {
+            "agents": (4, 8, 16) if self.quick else (4, 8, 16, 32),
+            "steps": (50, 200) if self.quick else (50, 100, 200, 400),
+            "batch": (8, 32) if self.quick else (8, 32, 128),
+        }
+        for name, values in grids.items():
+            rows = []
+            for value in values:
+                seconds = self.compare_updates(["VDN", "QMIX", "DDN on QMIX"], 1, **{name: value})
+                self.results[f"growth, {name} {value}"] = seconds
+                row = [f"{seconds[key] * 1000:.0f} ms ({seconds[key] / seconds['yardstick']:.2f})" for key in list(seconds)[1:]]
+                if name == "agents":
+                    algo = self.build(DDNConfig(), threads=1, envs=64, agents=value)
+                    rate = self.rate(partial(play, algo))
+                    algo.stop()
+                    self.results[f"growth, {name} {value}"]["sampling, env steps/s"] = rate
+                    row.append(f"{rate:,.0f}")
+                rows.append((str(value), *row))
+            columns = (name, "VDN", "QMIX", "DDN on QMIX", *["sampling, env steps/s"] * (name == "agents"))
+            self.table(f"update by {name}, 1 thread (yardsticks of the same size)", columns, rows)
+
+    # -- Tools ----------------------------------------------------------------------------------
+
+    def compare_updates(
+        self, learners: list[str], threads: int, agents: int = AGENTS, steps: int = STEPS, batch: int = BATCH
+    ) -> dict[str, float]:
+        """Seconds of an update of the yardstick and of each learner, which take turns."""
+        spec = self.spec(agents)
+        device = "cuda" if self.gpu else "cpu"
+        sizes = {"agents": agents, "obs": spec.obs_dim, "state": spec.state_dim, "actions": spec.num_actions}
+        update = qmix_update(**sizes, steps=steps, batch=batch, device=device)
+        updates = {"yardstick": partial(with_threads, threads, update)}
+        algos = []
+        for name in learners:
+            algo = self.build(LEARNERS[name](), threads=threads, agents=agents, batch=batch)
+            algo.local_replay_buffer.add(random_episodes(spec, batch, steps))
+            updates[name] = partial(with_threads, torch.get_num_threads(), algo._update)  # as the algorithm has set them
+            algos.append(algo)
+        seconds = self.medians(updates)
+        for algo in algos:
+            algo.stop()
+        return seconds
+
+    def build(
+        self, config: DDNConfig, threads: int, envs: int = 1, runners: int = 0, agents: int = AGENTS, batch: int = BATCH
+    ) -> DDN:
+        config.environment("predator_prey", env_config={"num_predators": agents, "num_prey": agents, "penalty": 2.0})
+        config.env_runners(num_env_runners=runners, num_envs_per_env_runner=envs)
+        config.training(train_batch_size=batch, replay_buffer_config={"capacity": 2 * batch})
+        config.resources(num_cpus_for_main_process=threads, num_gpus=int(self.gpu))
+        config.evaluation(evaluation_interval=None).debugging(log_level="ERROR")
+        return config.build_algo()
+
+    def spec(self, agents: int) -> Any:
+        rules = {"num_predators": agents, "num_prey": agents}
+        env = rllib_ddn.ENVS["predator_prey"](rules)
+        return rllib_ddn.envs.grouping.TeamSpec.from_spaces(env.observation_space, env.action_space)
+
+    def medians(self, functions: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+        """Median seconds of each function; they take turns, after one turn that does not count."""
+        seconds: dict[str, list[float]] = {name: [] for name in functions}
+        for turn in range(self.repeats + 1):
+            for name, function in functions.items():
+                self.wait()
+                start = time.perf_counter()
+                function()
+                self.wait()
+                if turn:
+                    seconds[name].append(time.perf_counter() - start)
+        return {name: statistics.median(values) for name, values in seconds.items()}
+
+    def rate(self, play: Callable[[], list[Episodes]]) -> float:
+        """Median env steps per second of a function that plays episodes."""
+        play()
+        rates = []
+        for _ in range(self.repeats):
+            start = time.perf_counter()
+            steps = sum(int(batch["length"].sum()) for batch in play())
+            self.wait()
+            rates.append(steps / (time.perf_counter() - start))
+        return statistics.median(rates)
+
+    def wait(self) -> None:
+        if self.gpu:
+            torch.cuda.synchronize()
+
+    def table(self, title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+        print(f"\n### {title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        for row in rows:
+            print(f"| {' | '.join(row)} |")
+        print(flush=True)
+
+
+def random_episodes(spec: Any, count: int, steps: int) -> Episodes:
+    """Full episodes of noise in the env's own types."""
+    rng = np.random.default_rng(0)
+    episodes = empty_episodes(count, steps, spec)
+    for name in ("obs", "state", "action_mask"):
+        episodes[name][:] = rng.integers(0, 2, episodes[name].shape)
+    episodes["action_mask"][..., 0] = True
+    episodes["actions"][:] = rng.integers(0, spec.num_actions, episodes["actions"].shape)
+    episodes["rewards"][:] = rng.normal(size=episodes["rewards"].shape)
+    episodes["length"][:] = steps
+    return episodes
+
+
+def with_threads(count: int, function: Callable[[], Any]) -> None:
+    torch.set_num_threads(count)
+    function()
+
+
+def play(algo: DDN) -> list[Episodes]:
+    """A round of the local env runner."""
+    return [algo.env_runner.sample()]
+
+
+def play_and_learn(algo: DDN) -> list[Episodes]:
+    """A round of training, and its episodes."""
+    before = algo._counters["num_env_steps_sampled"]
+    algo.training_step()
+    return [{"length": np.array(algo._counters["num_env_steps_sampled"] - before)}]
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    sections = {
+        "update": Benchmark.update,
+        "parts": Benchmark.parts,
+        "sampling": Benchmark.sampling,
+        "end-to-end": Benchmark.end_to_end,
+        "memory": Benchmark.memory,
+        "growth": Benchmark.growth,
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats and sizes: less than 2 minutes")
+    parser.add_argument("--gpu", action="store_true", help="the learners and the yardstick on the GPU")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    options = parser.parse_args()
+    unknown = set(options.sections) - set(sections)
+    if unknown:
+        parser.error(f"there is no section {min(unknown)}; there are {', '.join(sections)}.")
+    if options.gpu and not torch.cuda.is_available():
+        parser.error("--gpu: torch finds no GPU here.")
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    benchmark = Benchmark(options.quick, options.gpu)
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "ray": ray.__version__, "cores": os.cpu_count()}
+    print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    for name in options.sections or sections:
+        sections[name](benchmark)
+    if options.json:
+        options.json.write_text(json.dumps({"versions": versions, **benchmark.results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
