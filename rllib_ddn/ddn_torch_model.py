@@ -40,7 +40,7 @@ class TrainBatch(NamedTuple):
     observation, which no action follows.
 
     Attributes:
-        obs: ``[M, N, O]``.
+        obs: ``[M, N, O]``, a part of z.
         state: ``[M, S]``.
         z: ``[M, N, Z]``, the local information ``(o_i, u_i, i)``.
         action_mask: ``[M, N, A]`` bool.
@@ -159,11 +159,11 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         # The next step of the b-th longest episode is the b-th row among those of the next step.
         starts = torch.nn.functional.pad(batch_sizes.cumsum(0), (1, 0)).to(device)  # [T + 2]
         following = torch.where(valid, starts[t + 1] + b, torch.arange(len(t), device=device))
-        obs = batch["obs"][episode, t].float()
+        z = self.local_input(batch["obs"][episode, t], last_action)
         return TrainBatch(
-            obs=obs,
+            obs=z[..., : self.spec.obs_dim],
             state=batch["state"][episode, t].float(),
-            z=self.local_input(obs, last_action),
+            z=z,
             # Padding, where there is any, has masks of zeros; nothing that follows from them is used.
             action_mask=batch["action_mask"][episode, t],
             actions=batch["actions"][episode, step].long(),
@@ -188,11 +188,10 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         Returns:
             The best available actions ``[B, N]``, and the network's output for this step.
         """
-        obs = obs.float()
         z = self.local_input(obs, last_action)
         if network == FOLLOWER:
             assert self.follower is not None
-            out = self.follower(z, obs, hidden)
+            out = self.follower(z, z[..., : self.spec.obs_dim], hidden)
         else:
             out = self.leader(z, state.float(), hidden)
         return greedy_actions(out.q, action_mask), out

@@ -166,7 +166,7 @@ class Benchmark:
         self.results["end to end"] = figures
 
     def memory(self) -> None:
-        """Replay of full episodes, and whether it grows."""
+        """Replay of full episodes, and whether it grows; weights that env runners get."""
         spec = self.spec(AGENTS)
         count = 500 if self.quick else 5000
         replay = EpisodeReplay(count)
@@ -178,12 +178,17 @@ class Benchmark:
         for _ in range(count // 50):
             replay.add(episodes)
         again = resident()
+        algo = self.build(DDNConfig(), threads=1)
+        policy = algo.get_policy()
         figures = {
+            "weights that env runners get": sum(value.nbytes for value in policy.get_acting_weights().values()),
+            "all weights": sum(value.nbytes for value in policy.model.state_dict().values()),
             "bytes per full episode": replay.nbytes / count,
             f"resident memory of {count} episodes, bytes": full - before,
             f"growth over {count} more episodes, bytes": again - full,
             "largest resident memory of this process, bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
+        algo.stop()
         self.table("memory", ("what", "bytes"), [(name, f"{value:,.0f}") for name, value in figures.items()])
         self.results["memory"] = figures
 

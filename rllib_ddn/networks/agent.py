@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rllib_ddn.networks.gru import gru
 
@@ -23,27 +22,31 @@ class LocalInput(nn.Module):
     """
 
     agent_id: Tensor
+    actions: Tensor
 
     def __init__(self, num_agents: int, num_actions: int, obs_dim: int):
         super().__init__()
-        self.num_actions = num_actions
+        self.obs_dim = obs_dim
         self.dim = obs_dim + num_actions + num_agents
         self.register_buffer("agent_id", torch.eye(num_agents), persistent=False)
+        self.register_buffer("actions", torch.arange(num_actions), persistent=False)
 
     def forward(self, obs: Tensor, last_action: Tensor) -> Tensor:
         """
         Args:
-            obs: ``[..., N, O]``.
+            obs: ``[..., N, O]``, of any type.
             last_action: ``[..., N]`` integers; -1, the "action" before the first step, becomes
                 a row of zeros.
 
         Returns:
-            ``[..., N, Z]`` with Z = O + A + N.
+            float32 ``[..., N, Z]`` with Z = O + A + N. The observations are its first O columns.
         """
-        # One class more than there are actions takes the -1 and is cut off again.
-        one_hot = functional.one_hot((last_action + 1).long(), self.num_actions + 1)[..., 1:]
-        agent_id = self.agent_id.expand(*obs.shape[:-1], -1)
-        return torch.cat([obs, one_hot.to(obs.dtype), agent_id], -1)
+        z = torch.empty(*obs.shape[:-1], self.dim, dtype=self.agent_id.dtype, device=obs.device)
+        behind = self.obs_dim + len(self.actions)
+        z[..., : self.obs_dim] = obs
+        z[..., self.obs_dim : behind] = last_action.unsqueeze(-1) == self.actions
+        z[..., behind:] = self.agent_id
+        return z
 
 
 class AgentNetwork(nn.Module):
@@ -78,7 +81,7 @@ class AgentNetwork(nn.Module):
             features f ``[M, H]``, Q values ``[M, A]``, and the GRU's state after the last step, of the
             sequences that exist there.
         """
-        features = torch.relu(self.encoder(x_hat))
+        features = torch.relu_(self.encoder(x_hat))
         sizes = [len(features)] if batch_sizes is None else batch_sizes.tolist()
         if hidden is None:
             hidden = features.new_zeros(sizes[0], self.hidden_dim)
