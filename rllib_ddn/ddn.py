@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import inspect
 import math
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -368,6 +370,7 @@ class DDN(Algorithm):
         threads = math.ceil(config.get("num_cpus_for_main_process") or 1)
         overlap = threads > 1 and config.get("distillation", True)
         torch.set_num_threads(threads // 2 if overlap else threads)
+        _keep_freed_memory()
         if isinstance(config, DDNConfig):
             config.check_env()
         super().setup(config)
@@ -531,6 +534,17 @@ class DDN(Algorithm):
         super().__setstate__(state)
         self._rng.bit_generator.state = state["rng"]
         self._evaluation_seed = state["evaluation_seed"]
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep what is freed for the next update. By default it gives large blocks back to the
+    system at the end of each, and gets them again page by page in the next: a sixth of its time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # as in malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 2**27)
+        mallopt(mmap_max, 0)
 
 
 # Keys that RLlib takes in config dicts although no attribute has their name.

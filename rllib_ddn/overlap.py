@@ -1,18 +1,20 @@
-"""A loss that a thread of its own computes, with its gradients, while another one is computed."""
+"""A loss that another thread computes, with its gradients, while this one computes something else."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
+# One thread for all updates: the memory that a thread has freed is kept for the next update.
+_THREAD = ThreadPoolExecutor(1, "overlapped-loss")
+
 
 class OverlappedLoss:
-    """Computes ``loss, statistics = compute()`` and the loss's gradients in a thread of its own.
+    """Computes ``loss, statistics = compute()`` and the loss's gradients in another thread.
 
     torch's operators leave Python's lock to other threads while they run, so two losses that share
     no parameters keep two cores busy; a second thread *inside* every operator gains little, because
@@ -27,7 +29,7 @@ class OverlappedLoss:
         self._parameters = tuple(parameters)
         self._loss: Future[tuple[Tensor, dict[str, Tensor]]] = Future()
         self._gradients: Future[tuple[Tensor, ...]] = Future()
-        threading.Thread(target=self._run, args=(compute,), name="overlapped-loss", daemon=True).start()
+        _THREAD.submit(self._run, compute)
 
     def _run(self, compute: Callable[[], tuple[Tensor, dict[str, Tensor]]]) -> None:
         try:
