@@ -154,15 +154,23 @@ class Benchmark:
         self.results["sampling"] = figures
 
     def end_to_end(self) -> None:
-        """Rounds of 8 full episodes with one update per episode, as in training."""
-        figures = {}
+        """Rounds of 8 full episodes with one update per episode, as in training; and how many updates of
+        the yardstick (QMIX, step by step, one thread) an episode takes, acting and learning together."""
+        figures, rows, spec = {}, [], self.spec(AGENTS)
+        update = qmix_update(AGENTS, spec.obs_dim, spec.state_dim, spec.num_actions, STEPS, BATCH, "cuda" if self.gpu else "cpu")
         for name in ("QMIX", "DDN on QMIX"):
             for threads in (1, 2):
                 algo = self.build(LEARNERS[name](), threads=threads, envs=8)
                 algo.local_replay_buffer.add(random_episodes(algo.get_policy().spec, BATCH, STEPS))
-                figures[f"{name}, {threads} core{'s' * (threads > 1)}"] = self.rate(partial(play_and_learn, algo))
+                inside = torch.get_num_threads()  # as the algorithm has set it
+                yardstick = self.medians({"yardstick": partial(with_threads, 1, update)})["yardstick"]
+                torch.set_num_threads(inside)
+                what = f"{name}, {threads} core{'s' * (threads > 1)}"
+                rate = self.rate(partial(play_and_learn, algo))
+                figures[what] = {"env steps/s": rate, "yardsticks per episode": STEPS / rate / yardstick}
+                rows.append((what, f"{rate:,.0f}", f"{figures[what]['yardsticks per episode']:.2f}"))
                 algo.stop()
-        self.table("end to end, one update per episode", ("what", "env steps/s"), [(n, f"{r:,.0f}") for n, r in figures.items()])
+        self.table("end to end, one update per episode", ("what", "env steps/s", "yardsticks per episode"), rows)
         self.results["end to end"] = figures
 
     def memory(self) -> None:
