@@ -78,7 +78,7 @@ class DDNConfig(AlgorithmConfig):
     ``evaluation_interval``              1          iterations between evaluations
     ``evaluation_duration``              32         greedy episodes of each network
     ``num_envs_per_env_runner``          1          an env runner plays one episode in each per round
-    ``num_cpus_for_main_process``        2          cores of the learner: with two or more, leader and
+    ``num_cpus_for_main_process``        1          cores of the learner: with two or more, leader and
                                                     follower learn side by side
     ===================================  =========  ==================================================
     """
@@ -125,7 +125,6 @@ class DDNConfig(AlgorithmConfig):
         self.grad_clip = 10.0
         self.train_batch_size = 32
         self.num_env_runners = 0
-        self.num_cpus_for_main_process = 2
         # How long a round waits for an env runner that is gone to answer again.
         self.env_runner_health_probe_timeout_s = 1.0
         self.exploration_config = {
