@@ -1,6 +1,6 @@
 """Measures what the README says about speed and size, and prints it as tables.
 
-python scripts/benchmark.py [update parts sampling end-to-end memory growth] [--quick] [--json FILE]
+python scripts/benchmark.py [memory update parts sampling end-to-end growth] [--quick] [--json FILE]
 
 Updates are given as ratios to a plain step-by-step QMIX update (scripts/yardstick.py), which takes
 turns with them: seconds depend on the machine and its mood, ratios much less. All figures are
@@ -194,7 +194,6 @@ class Benchmark:
             "bytes per full episode": replay.nbytes / count,
             f"resident memory of {count} episodes, bytes": full - before,
             f"growth over {count} more episodes, bytes": again - full,
-            "largest resident memory of this process, bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
         algo.stop()
         self.table("memory", ("what", "bytes"), [(name, f"{value:,.0f}") for name, value in figures.items()])
@@ -332,11 +331,11 @@ def resident() -> int:
 
 def main() -> None:
     sections = {
+        "memory": Benchmark.memory,  # first: later sections leave freed memory that it would use
         "update": Benchmark.update,
         "parts": Benchmark.parts,
         "sampling": Benchmark.sampling,
         "end-to-end": Benchmark.end_to_end,
-        "memory": Benchmark.memory,
         "growth": Benchmark.growth,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -356,6 +355,8 @@ def main() -> None:
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
     for name in options.sections or sections:
         sections[name](benchmark)
+    peak = benchmark.results["peak memory, bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"peak memory of this process: {peak:,} bytes")
     if options.json:
         options.json.write_text(json.dumps({"versions": versions, **benchmark.results}, indent=2) + "\n")
 
