@@ -37,7 +37,7 @@ from rllib_ddn.ddn_torch_model import AGENT, NETWORKS
 from rllib_ddn.ddn_torch_policy import LEARNER_STATS, DDNTorchPolicy
 from rllib_ddn.envs.grouping import TeamEnvError, as_team_env
 from rllib_ddn.evaluation import compare, evaluate_network
-from rllib_ddn.networks import MIXERS, STATE_FUSIONS
+from rllib_ddn.networks import MIXERS, STATE_FUSIONS, Mixer, TeamSizes
 from rllib_ddn.replay import EpisodeReplay
 
 NUM_EPISODES_SAMPLED = "num_episodes_sampled"
@@ -87,7 +87,7 @@ class DDNConfig(AlgorithmConfig):
         super().__init__(algo_class=algo_class or DDN)
 
         # DDN's own keys; training() explains them.
-        self.mixer = "qmix"
+        self.mixer: str | type[Mixer] = "qmix"
         self.mixer_config: dict[str, Any] = {}
         self.state_fusion = "personalized"
         self.fusion_embed_dim = 32
@@ -147,7 +147,7 @@ class DDNConfig(AlgorithmConfig):
     def training(
         self,
         *,
-        mixer: str = NotProvided,
+        mixer: str | type[Mixer] = NotProvided,
         mixer_config: dict[str, Any] = NotProvided,
         state_fusion: str = NotProvided,
         fusion_embed_dim: int = NotProvided,
@@ -176,8 +176,10 @@ class DDNConfig(AlgorithmConfig):
         """Sets the training related configuration.
 
         Args:
-            mixer: the host, "vdn" or "qmix": how the agents' Q values make Q_tot (section 3.2).
-            mixer_config: arguments of the mixer; QMIX has ``embed_dim`` (32) and ``hypernet_dim`` (64).
+            mixer: the host: how the agents' Q values make Q_tot (section 3.2). "vdn", "qmix", "qatten",
+                "qplex", "cwqmix", "owqmix", or a class of your own (see
+                :class:`rllib_ddn.networks.Mixer`).
+            mixer_config: options of the mixer; its class in :mod:`rllib_ddn.networks.mixers` explains them.
             state_fusion: "personalized" (the paper's two blocks, section 4.2), or "raw": the leader
                 gets the state as it is (Table 3).
             fusion_embed_dim: D, size of S_hat and o_hat.
@@ -252,7 +254,6 @@ class DDNConfig(AlgorithmConfig):
                 is accepted.
         """
         super().validate()
-        _one_of("mixer", self.mixer, tuple(MIXERS))
         _one_of("state_fusion", self.state_fusion, STATE_FUSIONS)
         _one_of("intrinsic_reward_stage", self.intrinsic_reward_stage, STAGES)
         _one_of("behaviour_network", self.behaviour_network, self.networks)
@@ -285,7 +286,7 @@ class DDNConfig(AlgorithmConfig):
                 _number(key, getattr(self, key), "a number above 0, or None", lambda x: x > 0)
         _number("mask_probability", self.mask_probability, "a probability in [0, 1]", lambda x: 0 <= x <= 1)
         _number("gamma", self.gamma, "a number in [0, 1]", lambda x: 0 <= x <= 1)
-        self._validate_mixer_config()
+        self._validate_mixer()
         self._validate_replay()
         kind = self.exploration_config.get("type", "EpsilonGreedy")
         if "EpsilonGreedy" not in (kind if isinstance(kind, str) else getattr(kind, "__name__", "")):
@@ -326,12 +327,20 @@ class DDNConfig(AlgorithmConfig):
         if hasattr(env, "close"):
             env.close()
 
-    def _validate_mixer_config(self) -> None:
-        accepted = [name for name in inspect.signature(MIXERS[self.mixer]).parameters if name not in ("num_agents", "state_dim")]
+    def _validate_mixer(self) -> None:
+        mixer = self.mixer
+        if not (isinstance(mixer, type) and issubclass(mixer, Mixer)):
+            hosts = [name for name in MIXERS if MIXERS[name].hosts_ddn or not self.distillation]
+            _one_of("mixer", mixer, tuple(hosts))
+            mixer = MIXERS[mixer]
+        elif self.distillation and not mixer.hosts_ddn:
+            raise ValueError(f"mixer {mixer.__name__} says that it cannot be DDN's host (hosts_ddn is False).")
+        accepted = [*inspect.signature(mixer).parameters][1:]
         for key in self.mixer_config:
             if key not in accepted:
                 options = ", ".join(accepted) or "no options"
                 raise ValueError(f"mixer_config[{key!r}] is unknown: the mixer {self.mixer!r} has {options}.")
+        mixer(TeamSizes(1, 1, 1, 1, 1), **self.mixer_config)  # checks the options' values
 
     def _validate_replay(self) -> None:
         for key in self.replay_buffer_config:

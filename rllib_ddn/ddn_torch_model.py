@@ -21,6 +21,9 @@ from rllib_ddn.networks import (
     LocalAgentNetwork,
     LocalInput,
     LocalPolicyNetwork,
+    Mixer,
+    TeamSizes,
+    TeamValues,
     greedy_actions,
 )
 from rllib_ddn.overlap import OverlappedLoss
@@ -65,6 +68,10 @@ class TrainBatch(NamedTuple):
     next: Tensor
     batch_sizes: Tensor
 
+    def team(self, out: AgentOutput, actions: Tensor) -> TeamValues:
+        """A network's values of the batch and a joint action ``[M, N]``, as mixers take them."""
+        return TeamValues(out.q, actions, self.action_mask, self.state, self.z, out.histories, self.batch_sizes)
+
 
 class DDNTorchModel(TorchModelV2, nn.Module):
     """Leader (GGN) with mixer and their targets, follower (LPN), and IDM (paper, Figure 1).
@@ -88,7 +95,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         model_config: dict[str, Any],
         name: str,
         *,
-        mixer: str = "qmix",
+        mixer: str | type[Mixer] = "qmix",
         mixer_config: dict[str, Any] | None = None,
         state_fusion: str = "personalized",
         fusion_embed_dim: int = 32,
@@ -121,7 +128,9 @@ class DDNTorchModel(TorchModelV2, nn.Module):
             else LocalAgentNetwork(local_dim, actions, agent_hidden_dim)
         )
         self.follower = LocalPolicyNetwork(spec.obs_dim, local_dim, actions, **options) if distillation else None
-        self.mixer = MIXERS[mixer](spec.num_agents, spec.state_dim, **(mixer_config or {}))
+        mixer_class = MIXERS[mixer] if isinstance(mixer, str) else mixer
+        sizes = TeamSizes(spec.num_agents, actions, spec.state_dim, local_dim, agent_hidden_dim)
+        self.mixer = mixer_class(sizes, **(mixer_config or {}))
         self.target_leader = copy.deepcopy(self.leader).requires_grad_(False)
         self.target_mixer = copy.deepcopy(self.mixer).requires_grad_(False)
         # Made last, so that the other networks start alike with and without it.

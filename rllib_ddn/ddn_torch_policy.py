@@ -211,8 +211,7 @@ class DDNTorchPolicy(TorchPolicyV2):
 
         # Line 17: the leader's Q values.
         leader, local_loss = model.unroll_leader(batch)
-        chosen = leader.q.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)  # [M, N]
-        q_tot = model.mixer(chosen, batch.state)  # [M]
+        team = batch.team(leader, batch.actions)
 
         # Line 20: the intrinsic reward, before the predictor learns from these states.
         rewards, error = batch.rewards, None
@@ -226,15 +225,14 @@ class DDNTorchPolicy(TorchPolicyV2):
             model.tower_stats["intrinsic_reward_mean"] = losses.masked_mean(intrinsic, batch.valid)
 
         with torch.no_grad():  # line 19: the target
-            target = model.target_leader(batch.z, batch.state, batch_sizes=batch.batch_sizes)
+            out = model.target_leader(batch.z, batch.state, batch_sizes=batch.batch_sizes)
             # Double Q: the online leader chooses, the target leader values.
-            chooser = leader if self.config["double_q"] else target
+            chooser = leader if self.config["double_q"] else out
             best = greedy_actions(chooser.q, batch.action_mask)  # [M, N]
-            best_q = target.q.gather(-1, best.unsqueeze(-1)).squeeze(-1)
-            next_q_tot = model.target_mixer(best_q, batch.state)[batch.next]  # [M]
-            y = losses.td_target(rewards, batch.terminated, next_q_tot, self.config["gamma"])
+            greedy_value = model.target_mixer.bootstrap(batch.team(out, best))  # [M]
+            y = losses.td_target(rewards, batch.terminated, greedy_value[batch.next], self.config["gamma"])
 
-        loss = losses.global_loss(q_tot, y, batch.valid)
+        loss, q_tot = model.mixer.loss(team, y, greedy_value, batch.valid)
         model.begun = batch, local_loss, error
         model.tower_stats["loss_global"] = loss.detach()
         model.tower_stats["q_tot_mean"] = losses.masked_mean(q_tot.detach(), batch.valid)

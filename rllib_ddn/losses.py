@@ -26,15 +26,16 @@ def td_target(reward: Tensor, terminated: Tensor, next_q_tot: Tensor, gamma: flo
     return reward + gamma * (1.0 - terminated) * next_q_tot
 
 
-def global_loss(q_tot: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def global_loss(q_tot: Tensor, target: Tensor, valid: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """L_global: the squared TD error (Equation 5, whose print lacks the square).
 
     Args:
         q_tot: ``[...]``, Q_tot of the actions taken.
         target: ``[...]``, see :func:`td_target`; detached here.
         valid: ``[...]``.
+        weight: ``[...]`` or a number, what each square counts (weighted QMIX).
     """
-    return _zero_padding(q_tot - target.detach(), valid).square().sum() / valid.sum()
+    return (weight * _zero_padding(q_tot - target.detach(), valid).square()).sum() / valid.sum()
 
 
 def block_loss(o_hat: Tensor, s_hat: Tensor, valid: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from rllib_ddn.ddn import DDN, DDNConfig
 from rllib_ddn.envs.predator_prey import PredatorPreyGames
 from rllib_ddn.hosts import QMIXConfig, VDNConfig
 from rllib_ddn.losses import global_loss, idm_loss, td_target
+from rllib_ddn.networks import greedy_actions
 from rllib_ddn.replay import EpisodeReplay, Episodes, empty_episodes
 
 STEPS, BATCH, AGENTS = 200, 32, 8  # the paper's Predator-Prey: 8 agents, obs 50, state 200, 6 actions
@@ -76,18 +77,19 @@ class Benchmark:
         unroll = {"batch_sizes": batch.batch_sizes}
         leader = model.leader(batch.z, batch.state, **unroll)
         follower = model.follower(batch.z, batch.obs, **unroll)
-        q = leader.q.max(-1).values
+        team = batch.team(leader, batch.actions)
         local = model.local_loss(leader, follower, batch)[0]
         error = model.idm(batch.state)
 
         @torch.no_grad()
         def target():
             out = model.target_leader(batch.z, batch.state, **unroll)
-            q_tot = model.target_mixer(out.q.max(-1).values, batch.state)[batch.next]
-            return td_target(batch.rewards, batch.terminated, q_tot, config.gamma)
+            best = greedy_actions(leader.q, batch.action_mask)
+            value = model.target_mixer.bootstrap(batch.team(out, best))
+            return td_target(batch.rewards, batch.terminated, value[batch.next], config.gamma)
 
         y = target()
-        td = global_loss(model.mixer(q, batch.state), y, batch.valid)
+        td = global_loss(model.mixer(team), y, batch.valid)
         error_loss = idm_loss(error, batch.valid)
 
         def step() -> None:
@@ -104,7 +106,7 @@ class Benchmark:
                 "sample from the replay": lambda: replay.sample(BATCH, rng),
                 "pack, cast, one-hots": lambda: model.to_train_batch(tensors),
                 "leader, forward": lambda: model.leader(batch.z, batch.state, **unroll),
-                "mixer, forward": lambda: model.mixer(q, batch.state),
+                "mixer, forward": lambda: model.mixer(team),
                 "target leader and target mixer": target,
                 "follower, forward": lambda: model.follower(batch.z, batch.obs, **unroll),
                 "distillation losses": lambda: model.local_loss(leader, follower, batch),

@@ -161,7 +161,10 @@ def test_bad_data_in_mid_training_loses_nothing_trained(build, wrong, message, r
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mixer": "qmixx"}, r"mixer is one of 'vdn', 'qmix'; got 'qmixx'. Did you mean 'qmix'\?"),
+        (
+            {"mixer": "qmixx"},
+            r"mixer is one of 'vdn', 'qmix', 'qatten', 'qplex', 'cwqmix', 'owqmix'; got 'qmixx'. Did you mean 'qmix'\?",
+        ),
         ({"mixer_config": {"embed": 3}}, r"mixer_config\['embed'\] is unknown: the mixer 'qmix' has embed_dim, hypernet_dim"),
         ({"mask_probability": 1.5}, r"mask_probability is a probability in \[0, 1\]; got 1.5"),
         ({"mask_probability": float("nan")}, r"mask_probability is a probability in \[0, 1\]; got nan"),
@@ -218,7 +221,7 @@ def test_unknown_keys_get_the_nearest_name():
 
 
 def test_tune_refuses_a_bad_config_in_the_driver(tmp_path):
-    with pytest.raises(Exception, match=r"mixer is one of 'vdn', 'qmix'; got 'sum'"):
+    with pytest.raises(Exception, match=r"mixer is one of 'vdn', 'qmix', .*; got 'sum'"):
         tune.run("DDN", config={"env": "predator_prey", "mixer": "sum"}, storage_path=str(tmp_path), verbose=0)
 
 

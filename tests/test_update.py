@@ -1,6 +1,7 @@
 """One update against a naive computation, and what no gradient may reach."""
 
 import copy
+import types
 
 import numpy as np
 import pytest
@@ -75,6 +76,12 @@ def naive_unroll(network, inputs, z):
     return torch.stack(fused), torch.stack(features), torch.stack(q)
 
 
+def mixed(mixer, q, state):
+    """Q_tot of one team at one step, for the mixers that need no more."""
+    step = types.SimpleNamespace(q=q[None], state=state[None])
+    return mixer(step)[0]
+
+
 def naive_losses(policy, batch):
     """L_global, L_local and L_I from the paper's equations and DESIGN's rulings, episode by episode."""
     model, config, spec = policy.model, policy.config, policy.spec
@@ -102,7 +109,7 @@ def naive_losses(policy, batch):
                 if batch["keep"][row, t] and config["intrinsic_reward_stage"] == "replay":
                     reward += config["intrinsic_reward_coeff"] * error.item()
             chosen = torch.stack([q_leader[t, i, actions[t, i]] for i in range(spec.num_agents)])
-            q_tot = model.mixer(chosen, state[t])
+            q_tot = mixed(model.mixer, chosen, state[t])
             target = torch.tensor(reward)
             last = t == n - 1
             if not (last and batch["terminated"][row]):  # a cut-off episode bootstraps
@@ -112,7 +119,7 @@ def naive_losses(policy, batch):
                     chooser = q_leader if config["double_q"] else q_target
                     a = max(available, key=lambda a, i=i: chooser[t + 1, i, a].item())
                     best.append(q_target[t + 1, i, a])
-                target = target + config["gamma"] * model.target_mixer(torch.stack(best), state[t + 1])
+                target = target + config["gamma"] * mixed(model.target_mixer, torch.stack(best), state[t + 1])
             squares.append((q_tot - target.detach()) ** 2)
             if model.follower is None:
                 continue

@@ -12,10 +12,9 @@ from rllib_ddn.networks.guiding import (
     GlobalGuidingNetwork,
     LocalAgentNetwork,
     LocalPolicyNetwork,
-    greedy_actions,
 )
 from rllib_ddn.networks.idm import InternalDistillationModule
-from rllib_ddn.networks.mixers import MIXERS
+from rllib_ddn.networks.mixers import MIXERS, Mixer, TeamSizes, TeamValues, greedy_actions
 
 __all__ = [
     "MIXERS",
@@ -28,7 +27,10 @@ __all__ = [
     "LocalAgentNetwork",
     "LocalInput",
     "LocalPolicyNetwork",
+    "Mixer",
     "PersonalizationFusionBlock",
     "RawFusion",
+    "TeamSizes",
+    "TeamValues",
     "greedy_actions",
 ]

@@ -67,7 +67,7 @@ class AgentNetwork(nn.Module):
 
     def forward(
         self, x_hat: Tensor, hidden: Tensor | None = None, batch_sizes: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Runs over whole sequences, or makes one step.
 
         Args:
@@ -78,13 +78,13 @@ class AgentNetwork(nn.Module):
             batch_sizes: ``[T]`` int64 on the CPU, number of sequences that exist at each step.
 
         Returns:
-            features f ``[M, H]``, Q values ``[M, A]``, and the GRU's state after the last step, of the
-            sequences that exist there.
+            features f ``[M, H]``, Q values ``[M, A]``, the GRU's states ``[M, H]``, and its state after the
+            last step, of the sequences that exist there.
         """
         features = torch.relu_(self.encoder(x_hat))
         sizes = [len(features)] if batch_sizes is None else batch_sizes.tolist()
         if hidden is None:
             hidden = features.new_zeros(sizes[0], self.hidden_dim)
         weights = (self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
-        memory, hidden = gru(features, hidden, weights, sizes)
-        return features, self.q_head(memory), hidden
+        histories, hidden = gru(features, hidden, weights, sizes)
+        return features, self.q_head(histories), histories, hidden

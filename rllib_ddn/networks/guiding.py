@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from rllib_ddn.networks.agent import AgentNetwork
@@ -25,12 +24,14 @@ class AgentOutput(NamedTuple):
         fused: S_hat or o_hat, ``[M, N, D]``.
         features: f, the agent network's features before the GRU, ``[M, N, H]``.
         q: Q values, ``[M, N, A]``.
+        histories: the GRU's states, ``[M, N, H]``.
         hidden: the GRU's state after the last step, ``[B, N, H]`` for the B teams that exist there.
     """
 
     fused: Tensor
     features: Tensor
     q: Tensor
+    histories: Tensor
     hidden: Tensor
 
 
@@ -131,15 +132,10 @@ class LocalAgentNetwork(nn.Module):
 def _unroll(agent: AgentNetwork, fused: Tensor, hidden: Tensor | None, batch_sizes: Tensor | None) -> AgentOutput:
     """Runs the agent network with all agents as independent rows, ``[M * N, ...]``."""
     agents = fused.shape[1]
-    features, q, last = agent(
+    features, q, histories, last = agent(
         fused.flatten(0, 1),
         None if hidden is None else hidden.flatten(0, 1),
         None if batch_sizes is None else batch_sizes * agents,
     )
     split = lambda x: x.unflatten(0, (-1, agents))  # noqa: E731
-    return AgentOutput(fused, split(features), split(q), split(last))
-
-
-def greedy_actions(q: Tensor, action_mask: Tensor) -> Tensor:
-    """The best available action: q ``[..., A]``, action_mask ``[..., A]`` bool; returns ``[...]``."""
-    return q.masked_fill(~action_mask, -torch.inf).argmax(-1)
+    return AgentOutput(fused, split(features), split(q), split(histories), split(last))

@@ -1,18 +1,23 @@
-"""Mixing networks: from the agents' Q values to Q_tot. One file a mixer, one line in ``MIXERS``.
-
-A mixer is an ``nn.Module`` made as ``Mixer(num_agents, state_dim, **mixer_config)`` and called
-as ``mixer(q, state)``: ``q [..., N]`` are the Q values of the chosen actions, ``state [..., S]``
-the global state, and the result ``[...]`` is Q_tot (paper, Equations 1 and 2).
-"""
+"""Mixing networks: from the agents' Q values to Q_tot. One file a mixer, one line in ``MIXERS``."""
 
 from __future__ import annotations
 
-from torch import nn
-
+from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, greedy_actions
+from rllib_ddn.networks.mixers.qatten import QattenMixer
 from rllib_ddn.networks.mixers.qmix import QMixer
+from rllib_ddn.networks.mixers.qplex import QPLEXMixer
+from rllib_ddn.networks.mixers.qtran import QTRANMixer
 from rllib_ddn.networks.mixers.vdn import VDNMixer
+from rllib_ddn.networks.mixers.weighted_qmix import CWQMixer, OWQMixer
 
-MIXERS: dict[str, type[nn.Module]] = {
+MIXERS: dict[str, type[Mixer]] = {
     "vdn": VDNMixer,
     "qmix": QMixer,
+    "qatten": QattenMixer,
+    "qplex": QPLEXMixer,
+    "cwqmix": CWQMixer,
+    "owqmix": OWQMixer,
+    "qtran": QTRANMixer,
 }
+
+__all__ = ["MIXERS", "Mixer", "TeamSizes", "TeamValues", "greedy_actions"]

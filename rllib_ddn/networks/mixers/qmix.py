@@ -1,4 +1,4 @@
-"""QMIX: monotonic value decomposition (Rashid et al. 2020)."""
+"""QMIX: monotonic value decomposition (Rashid et al. 2018, 2020b)."""
 
 from __future__ import annotations
 
@@ -6,34 +6,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, mlp
 
-class QMixer(nn.Module):
+
+class QMixer(Mixer):
     """``Q_tot = w_2(s) . ELU(w_1(s) q + b_1(s)) + b_2(s)`` with non-negative w_1 and w_2.
 
-    The absolute value of the generated weights keeps ``dQ_tot / dQ_i >= 0`` (Rashid et al. 2020,
-    section 4.1), which is enough for IGM (Equation 2 of the DDN paper).
+    The absolute value of the generated weights keeps ``dQ_tot / dQ_i >= 0`` (Rashid et al. 2018,
+    Equation 5 and section 4), which is enough for IGM (Equation 2 of the DDN paper).
 
     Args:
-        num_agents: N.
-        state_dim: S.
+        sizes: of the team.
         embed_dim: width E of the mixing layer.
         hypernet_dim: hidden width of the two-layer hypernetworks that make w_1 and w_2.
     """
 
-    def __init__(self, num_agents: int, state_dim: int, embed_dim: int = 32, hypernet_dim: int = 64):
-        super().__init__()
-        self.num_agents, self.embed_dim = num_agents, embed_dim
+    def __init__(self, sizes: TeamSizes, embed_dim: int = 32, hypernet_dim: int = 64):
+        super().__init__(sizes)
+        agents, state = sizes.num_agents, sizes.state_dim
+        self.num_agents, self.embed_dim = agents, embed_dim
+        self.hyper_w1 = mlp(state, hypernet_dim, agents * embed_dim)
+        self.hyper_b1 = nn.Linear(state, embed_dim)
+        self.hyper_w2 = mlp(state, hypernet_dim, embed_dim)
+        self.hyper_b2 = mlp(state, embed_dim, 1)
 
-        def hypernet(outputs: int, hidden: int) -> nn.Sequential:
-            return nn.Sequential(nn.Linear(state_dim, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
-
-        self.hyper_w1 = hypernet(num_agents * embed_dim, hypernet_dim)
-        self.hyper_b1 = nn.Linear(state_dim, embed_dim)
-        self.hyper_w2 = hypernet(embed_dim, hypernet_dim)
-        self.hyper_b2 = hypernet(1, embed_dim)
-
-    def forward(self, q: Tensor, state: Tensor) -> Tensor:
-        """q ``[..., N]``, state ``[..., S]``; returns Q_tot ``[...]``."""
-        w1 = self.hyper_w1(state).abs().unflatten(-1, (self.num_agents, self.embed_dim))  # [..., N, E]
-        hidden = functional.elu(torch.einsum("...n,...ne->...e", q, w1) + self.hyper_b1(state))
+    def forward(self, team: TeamValues) -> Tensor:
+        q, state = team.q, team.state  # [M, N], [M, S]
+        w1 = self.hyper_w1(state).abs().unflatten(-1, (self.num_agents, self.embed_dim))  # [M, N, E]
+        hidden = functional.elu(torch.einsum("mn,mne->me", q, w1) + self.hyper_b1(state))
         return (hidden * self.hyper_w2(state).abs()).sum(-1) + self.hyper_b2(state).squeeze(-1)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from rllib_ddn.networks.mixers.mixer import Mixer, TeamValues
 
 
-class VDNMixer(nn.Module):
+class VDNMixer(Mixer):
     """``Q_tot = sum_i Q_i`` (Sunehag et al. 2018, section 3). Has no parameters."""
 
-    def __init__(self, num_agents: int, state_dim: int):
-        super().__init__()
-
-    def forward(self, q: Tensor, state: Tensor) -> Tensor:
-        """q ``[..., N]``, state ``[..., S]`` (unused); returns Q_tot ``[...]``."""
-        return q.sum(-1)
+    def forward(self, team: TeamValues) -> Tensor:
+        return team.q.sum(-1)

@@ -1,0 +1,127 @@
+"""What every mixer is given, and what it may decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from rllib_ddn.losses import global_loss
+
+
+class TeamSizes(NamedTuple):
+    """Sizes that a mixer is made for.
+
+    Attributes:
+        num_agents: N.
+        num_actions: A.
+        state_dim: S.
+        local_dim: Z, the size of ``z_i = (o_i, u_i, i)``.
+        hidden_dim: H, the size of the agent network's GRU.
+    """
+
+    num_agents: int
+    num_actions: int
+    state_dim: int
+    local_dim: int
+    hidden_dim: int
+
+
+@dataclass
+class TeamValues:
+    """M time steps of a team: the agents' values, and the joint action to be valued.
+
+    Attributes:
+        q_values: ``[M, N, A]``, of all actions.
+        actions: ``[M, N]`` int64, the joint action u.
+        action_mask: ``[M, N, A]`` bool, the available actions.
+        state: ``[M, S]``.
+        z: ``[M, N, Z]``, the local information.
+        histories: ``[M, N, H]``, the GRU's states, which stand for the agents' histories tau_i.
+        batch_sizes: ``[T + 1]`` int64 on the CPU: how the M rows are packed (see
+            :class:`rllib_ddn.networks.agent.AgentNetwork`).
+    """
+
+    q_values: Tensor
+    actions: Tensor
+    action_mask: Tensor
+    state: Tensor
+    z: Tensor
+    histories: Tensor
+    batch_sizes: Tensor
+
+    @cached_property
+    def q(self) -> Tensor:
+        """``Q_i(tau_i, u_i)`` of the joint action, ``[M, N]``."""
+        return chosen(self.q_values, self.actions)
+
+    @cached_property
+    def greedy(self) -> Tensor:
+        """Each agent's best available action, ``[M, N]``."""
+        return greedy_actions(self.q_values, self.action_mask)
+
+    @cached_property
+    def best_q(self) -> Tensor:
+        """``V_i = max Q_i`` over the available actions, ``[M, N]``."""
+        return chosen(self.q_values, self.greedy)
+
+
+class Mixer(nn.Module):
+    """Makes Q_tot of the agents' Q values (paper, Equations 1 and 2).
+
+    A mixer is built as ``Mixer(sizes, **mixer_config)``; the arguments behind ``sizes`` are its
+    options. Most mixers are a :meth:`forward` alone. The learner keeps a target copy of it, and
+    trains its parameters with the leader's.
+
+    Attributes:
+        hosts_ddn: whether it can be DDN's host.
+    """
+
+    hosts_ddn = True
+
+    def __init__(self, sizes: TeamSizes):
+        super().__init__()
+
+    def forward(self, team: TeamValues) -> Tensor:
+        """``Q_tot(tau, u)``, ``[M]``."""
+        raise NotImplementedError
+
+    def bootstrap(self, team: TeamValues) -> Tensor:
+        """The value of ``team.actions`` that TD targets are made of, ``[M]``; asked of the target copy,
+        with the target network's values. By default Q_tot."""
+        return self(team)
+
+    def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of leader and mixer, by default L_global (Equation 5).
+
+        Args:
+            team: the online leader's values and the joint action that was taken.
+            target: ``[M]``, the TD target y.
+            greedy_value: ``[M]``, :meth:`bootstrap` of this very step's greedy joint action.
+            valid: ``[M]``, 1 at steps, 0 elsewhere.
+
+        Returns:
+            The loss, and Q_tot ``[M]`` for the statistics.
+        """
+        q_tot = self(team)
+        return global_loss(q_tot, target, valid), q_tot
+
+
+def chosen(q_values: Tensor, actions: Tensor) -> Tensor:
+    """``q_values [..., A]`` of ``actions [...]``, ``[...]``."""
+    return q_values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+def greedy_actions(q: Tensor, action_mask: Tensor) -> Tensor:
+    """The best available action: q ``[..., A]``, action_mask ``[..., A]`` bool; returns ``[...]``."""
+    return q.masked_fill(~action_mask, -float("inf")).argmax(-1)
+
+
+def mlp(*dims: int) -> nn.Sequential:
+    """Linear layers of these sizes with ReLU between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(dims[:-1], dims[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

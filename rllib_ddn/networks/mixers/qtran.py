@@ -1,0 +1,57 @@
+"""QTRAN-base: factorization by transformation (Son et al. 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rllib_ddn.losses import global_loss
+from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, mlp
+
+
+class QTRANMixer(Mixer):
+    """A free joint Q_jt, of which ``sum_i Q_i`` is made a factorization by two soft constraints.
+
+    ``L = L_td + opt_coeff L_opt + nopt_coeff L_nopt`` (Son et al. 2019, Equations 5 to 8), with
+    ``D(u) = sum_i Q_i(u_i) - Q_jt(u) + V_jt``: ``L_opt = D(greedy)^2``, ``L_nopt = min(D(u), 0)^2``.
+    Q_jt carries no gradient in the last two. It sees the state and the sum of the agents' encoded
+    histories and actions; V_jt sees the state.
+
+    It cannot be DDN's host: the Q values that its agents learn are a factorization and no Q_tot.
+
+    Args:
+        sizes: of the team.
+        embed_dim: width of Q_jt and V_jt.
+        opt_coeff: weight of L_opt.
+        nopt_coeff: weight of L_nopt.
+    """
+
+    hosts_ddn = False
+
+    def __init__(self, sizes: TeamSizes, embed_dim: int = 64, opt_coeff: float = 1.0, nopt_coeff: float = 0.1):
+        super().__init__(sizes)
+        self.num_actions, self.opt_coeff, self.nopt_coeff = sizes.num_actions, opt_coeff, nopt_coeff
+        encoding = sizes.hidden_dim + sizes.num_actions
+        self.encoder = mlp(encoding, encoding, encoding)
+        self.q_joint = mlp(sizes.state_dim + encoding, embed_dim, embed_dim, 1)
+        self.v_joint = mlp(sizes.state_dim, embed_dim, embed_dim, 1)
+
+    def forward(self, team: TeamValues) -> Tensor:
+        """``Q_jt(tau, u)``, ``[M]``."""
+        return self._joint(team, team.actions)
+
+    def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        q_joint = self(team)
+        v_joint = self.v_joint(team.state).squeeze(-1)  # [M]
+        with torch.no_grad():
+            greedy_joint = self._joint(team, team.greedy)
+        td = global_loss(q_joint, target, valid)
+        optimal = global_loss(team.best_q.sum(-1) + v_joint, greedy_joint, valid)
+        lacking = (team.q.sum(-1) + v_joint - q_joint.detach()).clamp(max=0.0)
+        not_optimal = global_loss(lacking, torch.zeros_like(lacking), valid)
+        return td + self.opt_coeff * optimal + self.nopt_coeff * not_optimal, q_joint
+
+    def _joint(self, team: TeamValues, actions: Tensor) -> Tensor:
+        one_hot = nn.functional.one_hot(actions, self.num_actions).to(team.state.dtype)
+        encoding = self.encoder(torch.cat([team.histories, one_hot], -1)).sum(1)  # [M, H + A]
+        return self.q_joint(torch.cat([team.state, encoding], -1)).squeeze(-1)
