@@ -1,8 +1,8 @@
 """The Double Distillation Network (DDN) on Ray RLlib.
 
-Importing this package registers everything with Ray: the trainable ``"DDN"``, its hosts alone
-(``"VDN"``, ``"QMIX"`` and the others of :mod:`rllib_ddn.hosts`), the model ``"ddn"`` and the envs of
-:data:`rllib_ddn.envs.ENVS`.
+Importing this package registers everything with Ray: the trainable ``"DDN"``, its hosts alone and its
+peers (``"QMIX"``, ``"CTDS"`` and the others of :mod:`rllib_ddn.variants`), the model ``"ddn"`` and the envs
+of :data:`rllib_ddn.envs.ENVS`.
 """
 
 from ray.rllib.models import ModelCatalog
@@ -12,16 +12,24 @@ from rllib_ddn.ddn import DDN, DDNConfig
 from rllib_ddn.ddn_torch_model import DDNTorchModel
 from rllib_ddn.ddn_torch_policy import DDNTorchPolicy
 from rllib_ddn.envs import ENVS
-from rllib_ddn.hosts import (
+from rllib_ddn.networks import Mixer
+from rllib_ddn.variants import (
+    CTDS,
     CWQMIX,
     HOSTS,
+    IGMDA,
     OWQMIX,
+    PEERS,
+    PTDE,
     QMIX,
     QPLEX,
     QTRAN,
     VDN,
+    CTDSConfig,
     CWQMIXConfig,
+    IGMDAConfig,
     OWQMIXConfig,
+    PTDEConfig,
     Qatten,
     QattenConfig,
     QMIXConfig,
@@ -29,33 +37,38 @@ from rllib_ddn.hosts import (
     QTRANConfig,
     VDNConfig,
 )
-from rllib_ddn.networks import Mixer
 
 __version__ = "0.1.0"
 __all__ = [
+    "CTDS",
+    "CTDSConfig",
     "CWQMIX",
-    "DDN",
-    "ENVS",
-    "OWQMIX",
-    "QMIX",
-    "QPLEX",
-    "QTRAN",
-    "VDN",
     "CWQMIXConfig",
+    "DDN",
     "DDNConfig",
     "DDNTorchModel",
     "DDNTorchPolicy",
+    "ENVS",
+    "IGMDA",
+    "IGMDAConfig",
     "Mixer",
+    "OWQMIX",
     "OWQMIXConfig",
+    "PTDE",
+    "PTDEConfig",
+    "QMIX",
     "QMIXConfig",
+    "QPLEX",
     "QPLEXConfig",
+    "QTRAN",
     "QTRANConfig",
     "Qatten",
     "QattenConfig",
+    "VDN",
     "VDNConfig",
 ]
 
-for _algorithm in (DDN, *HOSTS):
+for _algorithm in (DDN, *HOSTS, *PEERS):
     register_trainable(_algorithm.__name__, _algorithm)
 ModelCatalog.register_custom_model("ddn", DDNTorchModel)
 for _name, _creator in ENVS.items():

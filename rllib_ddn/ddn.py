@@ -33,10 +33,11 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 
 from rllib_ddn.ddn_env_runner import DDNEnvRunner
-from rllib_ddn.ddn_torch_model import AGENT, NETWORKS
+from rllib_ddn.ddn_torch_model import AGENT, FOLLOWER, MIXTURE, NETWORKS
 from rllib_ddn.ddn_torch_policy import LEARNER_STATS, DDNTorchPolicy
 from rllib_ddn.envs.grouping import TeamEnvError, as_team_env
 from rllib_ddn.evaluation import compare, evaluate_network
+from rllib_ddn.losses import Q_LOSSES
 from rllib_ddn.networks import MIXERS, STATE_FUSIONS, Mixer, TeamSizes
 from rllib_ddn.replay import EpisodeReplay
 
@@ -102,8 +103,12 @@ class DDNConfig(AlgorithmConfig):
         self.intrinsic_reward_coeff = 1.0
         self.normalize_intrinsic_reward = False
         self.intrinsic_reward_stage = "replay"
-        self.distillation = True  # False in the hosts alone (see rllib_ddn.hosts)
+        self.q_loss = "kl"
+        self.follower_agent = "own"
+        self.leader_timesteps: int | None = None
+        self.distillation = True  # False in the hosts alone (see rllib_ddn.variants)
         self.behaviour_network = "follower"
+        self.mixture_timesteps = 50_000
         self.double_q = True
         self.lpn_lr: float | None = None
         self.idm_lr: float | None = None
@@ -156,13 +161,17 @@ class DDNConfig(AlgorithmConfig):
         block_loss_coeff: float = NotProvided,
         q_loss_coeff: float = NotProvided,
         feature_loss_coeff: float = NotProvided,
+        q_loss: str = NotProvided,
         distillation_temperature: float = NotProvided,
+        follower_agent: str = NotProvided,
+        leader_timesteps: int | None = NotProvided,
         intrinsic_reward: bool = NotProvided,
         mask_probability: float = NotProvided,
         intrinsic_reward_coeff: float = NotProvided,
         normalize_intrinsic_reward: bool = NotProvided,
         intrinsic_reward_stage: str = NotProvided,
         behaviour_network: str = NotProvided,
+        mixture_timesteps: int = NotProvided,
         double_q: bool = NotProvided,
         lpn_lr: float | None = NotProvided,
         idm_lr: float | None = NotProvided,
@@ -180,22 +189,31 @@ class DDNConfig(AlgorithmConfig):
                 "qplex", "cwqmix", "owqmix", or a class of your own (see
                 :class:`rllib_ddn.networks.Mixer`).
             mixer_config: options of the mixer; its class in :mod:`rllib_ddn.networks.mixers` explains them.
-            state_fusion: "personalized" (the paper's two blocks, section 4.2), or "raw": the leader
-                gets the state as it is (Table 3).
+            state_fusion: "personalized" (the paper's two blocks, section 4.2); "raw": the leader gets the
+                state as it is (Table 3); or "concatenated": the agent networks see ``z_i`` beside the
+                blocks' output.
             fusion_embed_dim: D, size of S_hat and o_hat.
             fusion_hyper_dim: K, hidden size of the hypernetworks that generate W and B.
             agent_hidden_dim: H, size of the agent networks' features and GRU.
             block_loss_coeff: weight of L_B (Equation 6), 0 or more; 0 switches it off (Table 4).
             q_loss_coeff: weight of L_Q, likewise.
             feature_loss_coeff: weight of L_F, likewise.
+            q_loss: what L_Q is: "kl" (Equation 6), "squared" (difference of the Q values) or "imitation"
+                (cross-entropy of the leader's greedy action).
             distillation_temperature: tau in softmax(Q / tau) of L_Q, above 0.
+            follower_agent: "own", or "leader": the follower acts through the leader's agent network and
+                learns its fusion block only, from L_B.
+            leader_timesteps: env steps of a first stage, in which the leader learns alone; in the second
+                it is fixed, and the follower learns from it. None: both learn throughout.
             intrinsic_reward: whether there is an IDM (section 4.3; Table 5).
             mask_probability: mu, probability in [0, 1] with which a step gets its intrinsic reward.
             intrinsic_reward_coeff: scale of the intrinsic reward, 0 or more.
             normalize_intrinsic_reward: divide it by a running standard deviation of L_I, as RND does.
             intrinsic_reward_stage: "replay" adds it to each sampled batch, from the current predictor;
                 "trajectory" adds it once, on the env runner, in ``postprocess_trajectory``.
-            behaviour_network: who acts in training, "follower" or "leader".
+            behaviour_network: who acts in training: "follower", "leader", or "mixture", DAgger's: each round
+                it is the leader with a probability that falls from 1 to 0.
+            mixture_timesteps: env steps over which it falls, linearly.
             double_q: the online leader chooses the target's actions; else the target leader does.
             lpn_lr: the follower's learning rate (Adam); None: ``lr``.
             idm_lr: the IDM predictor's learning rate (Adam); None: ``lr``.
@@ -256,7 +274,16 @@ class DDNConfig(AlgorithmConfig):
         super().validate()
         _one_of("state_fusion", self.state_fusion, STATE_FUSIONS)
         _one_of("intrinsic_reward_stage", self.intrinsic_reward_stage, STAGES)
-        _one_of("behaviour_network", self.behaviour_network, self.networks)
+        _one_of("behaviour_network", self.behaviour_network, (*self.networks, *[MIXTURE] * self.distillation))
+        _one_of("q_loss", self.q_loss, tuple(Q_LOSSES))
+        _one_of("follower_agent", self.follower_agent, ("own", "leader"))
+        if self.follower_agent == "leader" and (self.q_loss_coeff or self.feature_loss_coeff):
+            raise ValueError(
+                'follower_agent="leader" leaves the follower its fusion block, which learns from L_B: '
+                "set q_loss_coeff and feature_loss_coeff to 0."
+            )
+        if self.leader_timesteps is not None and not self.distillation:
+            raise ValueError("leader_timesteps is for algorithms with a follower; leave it None.")
         if self.intrinsic_reward_stage == "trajectory" and not self.intrinsic_reward:
             raise ValueError('intrinsic_reward_stage="trajectory" needs intrinsic_reward=True.')
         for key in (
@@ -275,6 +302,8 @@ class DDNConfig(AlgorithmConfig):
             "agent_hidden_dim",
             "target_update_interval_episodes",
             "train_batch_size",
+            "mixture_timesteps",
+            *["leader_timesteps"] * (self.leader_timesteps is not None),
         ):
             _number(key, getattr(self, key), "a whole number above 0", lambda x: x == int(x) and x > 0)
         for key in ("block_loss_coeff", "q_loss_coeff", "feature_loss_coeff", "intrinsic_reward_coeff"):
@@ -477,7 +506,11 @@ class DDN(Algorithm):
 
     def _update(self) -> dict[str, Any]:
         """One update on a fresh sample; returns its statistics."""
-        config = self.config
+        config, policy = self.config, self.get_policy()
+        if config.leader_timesteps is not None:
+            first_stage = self._counters[NUM_ENV_STEPS_SAMPLED] <= config.leader_timesteps
+            for model in policy.model_gpu_towers:
+                model.leader_learns, model.follower_learns = first_stage, not first_stage
         episodes = self.local_replay_buffer.sample(config.train_batch_size, self._rng)
         episodes["keep"] = self._rng.random(episodes["rewards"].shape) < config.mask_probability  # m ~ Bernoulli(mu)
         steps = int(episodes["length"].sum())
@@ -529,7 +562,8 @@ class DDN(Algorithm):
         seeds = [[self._evaluation_seed, self.iteration, k] for k in range(config.evaluation_duration)]
         played = {network: evaluate_network(runners, network, seeds, bool(config.explore)) for network in config.networks}
         results = compare(played)
-        results["env_runners"] = summarize_episodes(played[self.config.behaviour_network])
+        behaviour = FOLLOWER if self.config.behaviour_network == MIXTURE else self.config.behaviour_network
+        results["env_runners"] = summarize_episodes(played[behaviour])
         steps = sum(episode.episode_length for episodes in played.values() for episode in episodes)
         results["timesteps_this_iter"] = self._counters[NUM_ENV_STEPS_SAMPLED_FOR_EVALUATION_THIS_ITER] = steps
         self.callbacks.on_evaluate_end(algorithm=self, metrics_logger=self.metrics, evaluation_metrics=results)

@@ -14,6 +14,7 @@ from ray.rllib.evaluation.rollout_worker import RolloutWorker
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID, SampleBatch
 from ray.rllib.utils.annotations import override
 
+from rllib_ddn.ddn_torch_model import FOLLOWER, LEADER, MIXTURE
 from rllib_ddn.ddn_torch_policy import DDNTorchPolicy
 from rllib_ddn.envs.grouping import TeamEnvError, TeamGames, as_team_env, team_of
 from rllib_ddn.replay import Episodes, empty_episodes, resize_steps
@@ -90,7 +91,12 @@ class DDNEnvRunner(RolloutWorker):
             round_number = self._rounds_played
         self._rounds_played = round_number + 1
         seeds = [[self._base_seed, self.worker_index, round_number, e] for e in range(self.config.num_envs_per_env_runner)]
-        episodes, metrics = self.play(seeds, self.config.behaviour_network, self.config.explore, for_training=True)
+        network = self.config.behaviour_network
+        if network == MIXTURE:
+            chance = np.random.default_rng([self._base_seed, self.worker_index, round_number]).random()
+            share = 1.0 - self.policy.global_timestep / self.config.mixture_timesteps
+            network = LEADER if chance < share else FOLLOWER
+        episodes, metrics = self.play(seeds, network, self.config.explore, for_training=True)
         self._metrics.extend(metrics)
         batch = SampleBatch(episodes)
         self.callbacks.on_sample_end(worker=self, samples=batch)

@@ -30,6 +30,7 @@ from rllib_ddn.overlap import OverlappedLoss
 
 LEADER, FOLLOWER = NETWORKS = ("leader", "follower")
 AGENT = "agent"  # the only network of a host without distillation
+MIXTURE = "mixture"  # leader or follower, a new choice for each round
 
 
 LocalLoss = Callable[[], tuple[Tensor, dict[str, Tensor]]]
@@ -105,14 +106,17 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         normalize_intrinsic_reward: bool = False,
         loss_coeffs: tuple[float, float, float] = (1.0, 1.0, 1.0),
         distillation: bool = True,
+        q_loss: str = "kl",
         distillation_temperature: float = 1.0,
+        follower_agent: str = "own",
         behaviour_network: str = FOLLOWER,
     ):
         TorchModelV2.__init__(self, obs_space, action_space, num_outputs, model_config, name)
         nn.Module.__init__(self)
         self.spec = spec = TeamSpec.from_spaces(obs_space, action_space)
         self.loss_coeffs, self.temperature = loss_coeffs, distillation_temperature
-        self.behaviour_network = behaviour_network
+        self.q_loss = losses.Q_LOSSES[q_loss]
+        self.behaviour_network = FOLLOWER if behaviour_network == MIXTURE else behaviour_network
 
         self.local_input = LocalInput(spec.num_agents, spec.num_actions, spec.obs_dim)
         options: dict[str, Any] = {
@@ -128,6 +132,9 @@ class DDNTorchModel(TorchModelV2, nn.Module):
             else LocalAgentNetwork(local_dim, actions, agent_hidden_dim)
         )
         self.follower = LocalPolicyNetwork(spec.obs_dim, local_dim, actions, **options) if distillation else None
+        if self.follower is not None and follower_agent == "leader":
+            assert isinstance(self.leader, GlobalGuidingNetwork)
+            self.follower.agent = self.leader.agent  # one network: the follower has a fusion block of its own only
         mixer_class = MIXERS[mixer] if isinstance(mixer, str) else mixer
         sizes = TeamSizes(spec.num_agents, actions, spec.state_dim, local_dim, agent_hidden_dim)
         self.mixer = mixer_class(sizes, **(mixer_config or {}))
@@ -137,6 +144,8 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         self.idm = InternalDistillationModule(spec.state_dim, normalize=normalize_intrinsic_reward) if intrinsic_reward else None
         # Set by the learner where it has two cores or more: the follower learns beside the leader.
         self.overlap = False
+        # In the second of two stages the leader stays as it is, in the first it learns alone.
+        self.leader_learns = self.follower_learns = True
         # What Policy.loss() began, for custom_loss() right after it.
         self.begun: tuple[TrainBatch, LocalLoss | None, Tensor | None] | None = None
 
@@ -241,11 +250,19 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         if local_loss is not None:
             local, stats = local_loss()
             out.append(local)
+        elif self.follower is not None:
+            out.append(no_loss(self.follower_parameters()))
         if error is not None:
             out.append(losses.idm_loss(error, batch.valid))
             stats["loss_idm"] = out[-1].detach()
         self.tower_stats.update(stats)
         return out
+
+    def follower_parameters(self) -> list[nn.Parameter]:
+        """What the follower's optimizer trains: all of it, but for an agent network that is the leader's."""
+        assert self.follower is not None
+        shared = {id(p) for p in self.leader.parameters()}
+        return [p for p in self.follower.parameters() if id(p) not in shared]
 
     def unroll_leader(self, batch: TrainBatch) -> tuple[AgentOutput, LocalLoss | None]:
         """Unrolls the leader over the batch, with :attr:`overlap` while the follower is unrolled, too.
@@ -254,7 +271,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
             The leader's unroll, and a function that gives what :meth:`local_loss` does, if there is a
             follower.
         """
-        if self.follower is None:
+        if self.follower is None or not self.follower_learns:
             return self.leader(batch.z, batch.state, batch_sizes=batch.batch_sizes), None
         follower_network = self.follower
         teacher: Future[AgentOutput] = Future()
@@ -263,7 +280,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
             follower = follower_network(batch.z, batch.obs, batch_sizes=batch.batch_sizes)
             return self.local_loss(teacher.result(), follower, batch)
 
-        local_loss = OverlappedLoss(learn, list(follower_network.parameters())).result if self.overlap else learn
+        local_loss = OverlappedLoss(learn, self.follower_parameters()).result if self.overlap else learn
         try:
             leader = self.leader(batch.z, batch.state, batch_sizes=batch.batch_sizes)
         except BaseException:
@@ -285,11 +302,11 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         """
         terms = {
             "loss_block": lambda: losses.block_loss(follower.fused, leader.fused, batch.valid),
-            "loss_q": lambda: losses.q_loss(follower.q, leader.q, batch.action_mask, batch.valid, self.temperature),
+            "loss_q": lambda: self.q_loss(follower.q, leader.q, batch.action_mask, batch.valid, self.temperature),
             "loss_feature": lambda: losses.feature_loss(follower.features, leader.features, batch.valid),
         }
-        # An empty sum that is still a function of the follower, so that all three may be off.
-        total = follower.q.sum() * 0.0
+        # An empty sum that is still a function of what the follower trains, so that all three may be off.
+        total = no_loss(self.follower_parameters())
         stats = {}
         for (name, term), coeff in zip(terms.items(), self.loss_coeffs, strict=True):
             if coeff:
@@ -302,3 +319,8 @@ class DDNTorchModel(TorchModelV2, nn.Module):
         """Hard copy of leader and mixer into their targets."""
         self.target_leader.load_state_dict(self.leader.state_dict())
         self.target_mixer.load_state_dict(self.mixer.state_dict())
+
+
+def no_loss(parameters: list[nn.Parameter]) -> Tensor:
+    """A loss of 0 whose gradients are zeros: the parameters stay as they are."""
+    return torch.stack([parameter.sum() for parameter in parameters]).sum() * 0.0

@@ -14,7 +14,7 @@ from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 from torch import Tensor
 
 from rllib_ddn import losses
-from rllib_ddn.ddn_torch_model import FOLLOWER, LEADER, DDNTorchModel
+from rllib_ddn.ddn_torch_model import FOLLOWER, LEADER, MIXTURE, DDNTorchModel, no_loss
 from rllib_ddn.envs.grouping import OBS, TeamSpec, encode
 from rllib_ddn.networks import InternalDistillationModule, greedy_actions
 
@@ -67,7 +67,9 @@ class DDNTorchPolicy(TorchPolicyV2):
                 "intrinsic_reward",
                 "normalize_intrinsic_reward",
                 "distillation",
+                "q_loss",
                 "distillation_temperature",
+                "follower_agent",
                 "behaviour_network",
             )
         }
@@ -92,7 +94,7 @@ class DDNTorchPolicy(TorchPolicyV2):
         optimizers: list[torch.optim.Optimizer] = [torch.optim.RMSprop(leader, lr=lr, alpha=0.99, eps=1e-5)]
         if model.follower is not None:
             lpn_lr = lr if config["lpn_lr"] is None else config["lpn_lr"]
-            optimizers.append(torch.optim.Adam(model.follower.parameters(), lr=lpn_lr))
+            optimizers.append(torch.optim.Adam(model.follower_parameters(), lr=lpn_lr))
         if model.idm is not None:
             idm_lr = lr if config["idm_lr"] is None else config["idm_lr"]
             optimizers.append(torch.optim.Adam(model.idm.predictor.parameters(), lr=idm_lr))
@@ -160,7 +162,7 @@ class DDNTorchPolicy(TorchPolicyV2):
             One array of actions ``[B]`` per agent, the new recurrent state ``[hidden [B, N, H],
             last_action [B, N]]``, and the extra output ``{"q_values": [B, N, A]}``.
         """
-        network = kwargs.get("network") or self.config["behaviour_network"]
+        network = kwargs.get("network") or self.model.behaviour_network
         obs, state, mask = self._encode(input_dict[SampleBatch.OBS], needs_state=network == LEADER)
         memory = self.initial_memory(len(obs))
         if "state_in_0" in input_dict:
@@ -208,10 +210,10 @@ class DDNTorchPolicy(TorchPolicyV2):
     def loss(self, model: DDNTorchModel, dist_class: Any, train_batch: SampleBatch) -> list[Tensor]:
         """``[L_global]`` (Equation 5); the model's ``custom_loss`` adds the other losses."""
         batch = model.to_train_batch(train_batch)
+        model.tower_stats.clear()
 
-        # Line 17: the leader's Q values.
-        leader, local_loss = model.unroll_leader(batch)
-        team = batch.team(leader, batch.actions)
+        with torch.set_grad_enabled(model.leader_learns):  # line 17: the leader's Q values
+            leader, local_loss = model.unroll_leader(batch)
 
         # Line 20: the intrinsic reward, before the predictor learns from these states.
         rewards, error = batch.rewards, None
@@ -224,6 +226,10 @@ class DDNTorchPolicy(TorchPolicyV2):
                 rewards = rewards + intrinsic  # Equation 10
             model.tower_stats["intrinsic_reward_mean"] = losses.masked_mean(intrinsic, batch.valid)
 
+        model.begun = batch, local_loss, error
+        if not model.leader_learns:
+            return [no_loss([*model.leader.parameters(), *model.mixer.parameters()])]
+
         with torch.no_grad():  # line 19: the target
             out = model.target_leader(batch.z, batch.state, batch_sizes=batch.batch_sizes)
             # Double Q: the online leader chooses, the target leader values.
@@ -232,8 +238,7 @@ class DDNTorchPolicy(TorchPolicyV2):
             greedy_value = model.target_mixer.bootstrap(batch.team(out, best))  # [M]
             y = losses.td_target(rewards, batch.terminated, greedy_value[batch.next], self.config["gamma"])
 
-        loss, q_tot = model.mixer.loss(team, y, greedy_value, batch.valid)
-        model.begun = batch, local_loss, error
+        loss, q_tot = model.mixer.loss(batch.team(leader, batch.actions), y, greedy_value, batch.valid)
         model.tower_stats["loss_global"] = loss.detach()
         model.tower_stats["q_tot_mean"] = losses.masked_mean(q_tot.detach(), batch.valid)
         model.tower_stats["target_mean"] = losses.masked_mean(y, batch.valid)
@@ -313,7 +318,8 @@ class DDNTorchPolicy(TorchPolicyV2):
     def get_acting_weights(self) -> dict[str, np.ndarray]:
         """The weights that env runners need to act: the behaviour network, and the IDM where the
         intrinsic reward is added on the env runner."""
-        parts = ["follower." if self.config["behaviour_network"] == FOLLOWER else "leader."]
+        behaviour = self.config["behaviour_network"]
+        parts = ["follower."] * (behaviour in (FOLLOWER, MIXTURE)) + ["leader."] * (behaviour != FOLLOWER)
         if self.config["intrinsic_reward_stage"] == "trajectory":
             parts.append("idm.")
         return {

@@ -71,6 +71,25 @@ def q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Ten
     return _mean_kl(teacher, student, valid)
 
 
+def squared_q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Tensor, temperature: float = 1.0) -> Tensor:
+    """Squared difference of the Q values of available actions, their mean, summed over agents (CTDS, Zhao
+    et al. 2022). Arguments as in :func:`q_loss`; ``temperature`` is unused."""
+    mask = action_mask & valid.bool()[..., None, None]
+    difference = torch.where(mask, follower_q - leader_q.detach(), follower_q.new_zeros(()))
+    mean = difference.square().sum(-1) / mask.sum(-1).clamp(min=1)  # [..., N]
+    return mean.sum() / valid.sum()
+
+
+def imitation_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of the leader's greedy action under the follower's ``softmax(Q / tau)`` over available
+    actions, summed over agents: DAgger's supervised learning from an expert's labels (Ross et al. 2011; IGM-DA,
+    Hong et al. 2022). Arguments as in :func:`q_loss`."""
+    hide = ~action_mask.bool()
+    expert = leader_q.detach().masked_fill(hide, -torch.inf).argmax(-1, keepdim=True)  # [..., N, 1]
+    log_policy = (follower_q / temperature).masked_fill(hide, torch.finfo(follower_q.dtype).min).log_softmax(-1)
+    return -masked_mean(log_policy.gather(-1, expert).squeeze(-1).sum(-1), valid)
+
+
 def feature_loss(follower_features: Tensor, leader_features: Tensor, valid: Tensor) -> Tensor:
     """L_F: ``KL(softmax(f_leader) || softmax(f_follower))`` of the MLPs' features (Equation 6).
 
@@ -82,6 +101,10 @@ def feature_loss(follower_features: Tensor, leader_features: Tensor, valid: Tens
     Summed over agents.
     """
     return _mean_kl(leader_features.detach(), follower_features, valid)
+
+
+# What the config's ``q_loss`` may be.
+Q_LOSSES = {"kl": q_loss, "squared": squared_q_loss, "imitation": imitation_loss}
 
 
 def idm_loss(error: Tensor, valid: Tensor) -> Tensor:

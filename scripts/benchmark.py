@@ -31,10 +31,10 @@ from yardstick import qmix_update
 import rllib_ddn
 from rllib_ddn.ddn import DDN, DDNConfig
 from rllib_ddn.envs.predator_prey import PredatorPreyGames
-from rllib_ddn.hosts import QMIXConfig, VDNConfig
 from rllib_ddn.losses import global_loss, idm_loss, td_target
 from rllib_ddn.networks import greedy_actions
 from rllib_ddn.replay import EpisodeReplay, Episodes, empty_episodes
+from rllib_ddn.variants import QMIXConfig, VDNConfig
 
 STEPS, BATCH, AGENTS = 200, 32, 8  # the paper's Predator-Prey: 8 agents, obs 50, state 200, 6 actions
 LEARNERS: dict[str, Callable[[], DDNConfig]] = {

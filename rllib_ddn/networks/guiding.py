@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from rllib_ddn.networks.agent import AgentNetwork
 from rllib_ddn.networks.fusion import IndependentObservationBlock, PersonalizationFusionBlock, RawFusion
 
-STATE_FUSIONS = ("personalized", "raw")
+STATE_FUSIONS = ("personalized", "raw", "concatenated")
 
 
 class AgentOutput(NamedTuple):
@@ -42,7 +43,8 @@ class GlobalGuidingNetwork(nn.Module):
         state_dim: S.
         local_dim: Z, the size of ``z_i``.
         num_actions: A.
-        state_fusion: "personalized" (the Personalization Fusion Block) or "raw" (Table 3).
+        state_fusion: "personalized" (the Personalization Fusion Block), "raw" (Table 3), or "concatenated":
+            the agent network sees ``z_i`` beside the personalized state (PTDE, Chen et al. 2024).
         embed_dim: D.
         hyper_dim: K.
         hidden_dim: H.
@@ -66,7 +68,8 @@ class GlobalGuidingNetwork(nn.Module):
             if self.raw
             else PersonalizationFusionBlock(state_dim, local_dim, embed_dim, hyper_dim)
         )
-        self.agent = AgentNetwork(embed_dim, num_actions, hidden_dim)
+        self.concatenated = state_fusion == "concatenated"
+        self.agent = AgentNetwork(embed_dim + local_dim * self.concatenated, num_actions, hidden_dim)
 
     def forward(self, z: Tensor, state: Tensor, hidden: Tensor | None = None, batch_sizes: Tensor | None = None) -> AgentOutput:
         """z ``[M, N, Z]``, state ``[M, S]``, hidden ``[B, N, H]`` or None for zeros, batch_sizes ``[T]``
@@ -76,7 +79,7 @@ class GlobalGuidingNetwork(nn.Module):
             s_hat = self.fusion(everyone, z)
         else:
             s_hat = self.fusion(state, z)
-        return _unroll(self.agent, s_hat, hidden, batch_sizes)
+        return _unroll(self.agent, s_hat, hidden, batch_sizes, z if self.concatenated else None)
 
 
 class LocalPolicyNetwork(nn.Module):
@@ -86,7 +89,8 @@ class LocalPolicyNetwork(nn.Module):
         obs_dim: O.
         local_dim: Z, the size of ``z_i``.
         num_actions: A.
-        state_fusion: "personalized" (the Independent Observation Block) or "raw" (Table 3).
+        state_fusion: "personalized" (the Independent Observation Block), "raw" (Table 3) or "concatenated",
+            as the leader's.
         embed_dim: D.
         hyper_dim: K.
         hidden_dim: H.
@@ -100,13 +104,14 @@ class LocalPolicyNetwork(nn.Module):
         self.fusion: nn.Module = (
             RawFusion(local_dim, embed_dim) if self.raw else IndependentObservationBlock(obs_dim, local_dim, embed_dim, hyper_dim)
         )
-        self.agent = AgentNetwork(embed_dim, num_actions, hidden_dim)
+        self.concatenated = state_fusion == "concatenated"
+        self.agent = AgentNetwork(embed_dim + local_dim * self.concatenated, num_actions, hidden_dim)
 
     def forward(self, z: Tensor, obs: Tensor, hidden: Tensor | None = None, batch_sizes: Tensor | None = None) -> AgentOutput:
         """z ``[M, N, Z]``, obs ``[M, N, O]``, hidden ``[B, N, H]`` or None for zeros, batch_sizes ``[T]``
         teams at each step, or None for one step."""
         o_hat = self.fusion(z) if self.raw else self.fusion(obs, z)
-        return _unroll(self.agent, o_hat, hidden, batch_sizes)
+        return _unroll(self.agent, o_hat, hidden, batch_sizes, z if self.concatenated else None)
 
 
 class LocalAgentNetwork(nn.Module):
@@ -129,11 +134,14 @@ class LocalAgentNetwork(nn.Module):
         return _unroll(self.agent, z, hidden, batch_sizes)
 
 
-def _unroll(agent: AgentNetwork, fused: Tensor, hidden: Tensor | None, batch_sizes: Tensor | None) -> AgentOutput:
-    """Runs the agent network with all agents as independent rows, ``[M * N, ...]``."""
+def _unroll(
+    agent: AgentNetwork, fused: Tensor, hidden: Tensor | None, batch_sizes: Tensor | None, z: Tensor | None = None
+) -> AgentOutput:
+    """Runs the agent network with all agents as independent rows, ``[M * N, ...]``; with z, on both."""
     agents = fused.shape[1]
+    x_hat = fused if z is None else torch.cat([fused, z], -1)
     features, q, histories, last = agent(
-        fused.flatten(0, 1),
+        x_hat.flatten(0, 1),
         None if hidden is None else hidden.flatten(0, 1),
         None if batch_sizes is None else batch_sizes * agents,
     )

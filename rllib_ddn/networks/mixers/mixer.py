@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -122,6 +123,6 @@ def greedy_actions(q: Tensor, action_mask: Tensor) -> Tensor:
 def mlp(*dims: int) -> nn.Sequential:
     """Linear layers of these sizes with ReLU between them."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(dims[:-1], dims[1:], strict=True):
+    for inputs, outputs in pairwise(dims):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])

@@ -59,12 +59,14 @@ class _Kernels(nn.Module):
 
     def __init__(self, kernels: int, inputs: int, hidden: int, outputs: int):
         super().__init__()
-        self.first = nn.Linear(inputs, kernels * hidden)
         self.kernels = kernels
-        for name, dim in (("second", hidden), ("third", outputs)):
-            bound = 1 / math.sqrt(hidden)  # as nn.Linear starts
-            self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(kernels, hidden, dim).uniform_(-bound, bound)))
-            self.register_parameter(f"{name}_bias", nn.Parameter(torch.empty(kernels, 1, dim).uniform_(-bound, bound)))
+        self.first = nn.Linear(inputs, kernels * hidden)
+
+        def start(*shape: int) -> nn.Parameter:  # as nn.Linear(hidden, ...) starts
+            return nn.Parameter(torch.empty(shape).uniform_(-1 / math.sqrt(hidden), 1 / math.sqrt(hidden)))
+
+        self.second_weight, self.second_bias = start(kernels, hidden, hidden), start(kernels, 1, hidden)
+        self.third_weight, self.third_bias = start(kernels, hidden, outputs), start(kernels, 1, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.first(x)).unflatten(-1, (self.kernels, -1)).transpose(0, 1)  # [K, M, hidden]
