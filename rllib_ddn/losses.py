@@ -85,6 +85,7 @@ def imitation_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, va
     actions, summed over agents: DAgger's supervised learning from an expert's labels (Ross et al. 2011; IGM-DA,
     Hong et al. 2022). Arguments as in :func:`q_loss`."""
     hide = ~action_mask.bool()
+    follower_q = _zero_padding(follower_q, valid[..., None, None])
     expert = leader_q.detach().masked_fill(hide, -torch.inf).argmax(-1, keepdim=True)  # [..., N, 1]
     log_policy = (follower_q / temperature).masked_fill(hide, torch.finfo(follower_q.dtype).min).log_softmax(-1)
     return -masked_mean(log_policy.gather(-1, expert).squeeze(-1).sum(-1), valid)

@@ -77,6 +77,29 @@ def test_q_loss(data, temperature):
     np.testing.assert_allclose(ours, np.mean(per_step), rtol=1e-4)
 
 
+def test_squared_q_loss(data):
+    per_step = []
+    for s in steps(data):
+        error, mask = (data["q"][s] - data["teacher_q"][s]) ** 2, data["mask"][s]
+        per_step.append(sum(error[i][mask[i]].mean() for i in range(N)))
+    ours = losses.squared_q_loss(*tensors(data, "q", "teacher_q", "mask", "valid"))
+    np.testing.assert_allclose(ours, np.mean(per_step), rtol=1e-5)
+
+
+def test_imitation_loss(data):
+    """The expert's best available action, under the learner's softmax over the available ones."""
+    per_step = []
+    for s in steps(data):
+        total = 0.0
+        for i in range(N):
+            available = np.flatnonzero(data["mask"][s][i])
+            expert = np.argmax(data["teacher_q"][s][i][available])
+            total -= np.log(softmax(data["q"][s][i][available] / 0.5)[expert])
+        per_step.append(total)
+    ours = losses.imitation_loss(*tensors(data, "q", "teacher_q", "mask", "valid"), temperature=0.5)
+    np.testing.assert_allclose(ours, np.mean(per_step), rtol=1e-5)
+
+
 def test_feature_loss(data):
     per_step = []
     for s in steps(data):
@@ -107,6 +130,8 @@ def test_padding_never_matters(data):
         q, features, q_tot = (torch.from_numpy(d[n]).requires_grad_() for n in ("q", "features", "q_tot"))
         loss = (
             losses.q_loss(q, *tensors(d, "teacher_q", "mask", "valid"))
+            + losses.squared_q_loss(q, *tensors(d, "teacher_q", "mask", "valid"))
+            + losses.imitation_loss(q, *tensors(d, "teacher_q", "mask", "valid"))
             + losses.feature_loss(features, *tensors(d, "teacher_features", "valid"))
             + losses.block_loss(features, *tensors(d, "teacher_features", "valid"))
             + losses.global_loss(q_tot, *tensors(d, "target", "valid"))
@@ -121,11 +146,12 @@ def test_padding_never_matters(data):
         assert torch.isfinite(clean).all()
 
 
-def test_unavailable_actions_never_matter(data):
-    d = {name: value.copy() for name, value in data.items()}
-    clean = losses.q_loss(*tensors(d, "q", "teacher_q", "mask", "valid"))
-    d["q"][~d["mask"]], d["teacher_q"][~d["mask"]] = 1e6, -1e6
-    torch.testing.assert_close(losses.q_loss(*tensors(d, "q", "teacher_q", "mask", "valid")), clean)
+@pytest.mark.parametrize("kind", losses.Q_LOSSES)
+def test_unavailable_actions_never_matter(data, kind):
+    d, loss = {name: value.copy() for name, value in data.items()}, losses.Q_LOSSES[kind]
+    clean = loss(*tensors(d, "q", "teacher_q", "mask", "valid"))
+    d["q"][~d["mask"]], d["teacher_q"][~d["mask"]] = -1e6, 1e6
+    torch.testing.assert_close(loss(*tensors(d, "q", "teacher_q", "mask", "valid")), clean)
 
 
 def test_teachers_get_no_gradient(data):
@@ -134,7 +160,7 @@ def test_teachers_get_no_gradient(data):
     )
     mask, valid = tensors(data, "mask", "valid")
     total = (
-        losses.q_loss(q, teacher_q, mask, valid)
+        sum(loss(q, teacher_q, mask, valid) for loss in losses.Q_LOSSES.values())
         + losses.feature_loss(features, teacher_features, valid)
         + losses.block_loss(features, teacher_features, valid)
         + losses.global_loss(q.sum((-2, -1)), target, valid)

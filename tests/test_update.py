@@ -9,7 +9,7 @@ import torch
 from ray.rllib.policy.sample_batch import SampleBatch
 
 from conftest import small_config
-from rllib_ddn import QMIXConfig, VDNConfig
+from rllib_ddn import QMIXConfig, QPLEXConfig, VDNConfig
 from rllib_ddn.networks import LocalAgentNetwork
 
 
@@ -67,13 +67,45 @@ def naive_unroll(network, inputs, z):
                 block = network.fusion
                 w, bias = block.materialized(z[t, i])
                 hat = x @ w + bias
-            f = torch.relu(network.agent.encoder(hat))
+            both = torch.cat([hat, z[t, i]]) if getattr(network, "concatenated", False) else hat
+            f = torch.relu(network.agent.encoder(both))
             hidden[i] = torch.gru_cell(f[None], hidden[i][None], *network.agent.gru.parameters())[0]
             for values, value in zip(row, (hat, f, network.agent.q_head(hidden[i])), strict=True):
                 values.append(value)
         for out, values in zip((fused, features, q), row, strict=True):
             out.append(torch.stack(values))
     return torch.stack(fused), torch.stack(features), torch.stack(q)
+
+
+def test_mixers_get_the_values_that_they_ask_for(build):
+    """QPLEX alone: the loss has the online values and the actions taken, the target has the target network's
+    values and the online network's greedy actions."""
+    ours = build(small_config(QPLEXConfig)).get_policy()
+    torch.manual_seed(1)
+    for p in ours.model.target_leader.parameters():
+        p.data += 0.3 * torch.randn_like(p)
+    calls, mixer, target = {}, ours.model.mixer, ours.model.target_mixer
+    loss, bootstrap = mixer.loss, target.bootstrap
+    mixer.loss = lambda *args: calls.update(loss=args) or loss(*args)
+    target.bootstrap = lambda team: calls.update(target=team, value=bootstrap(team)) or calls["value"]
+    batch = random_batch(ours)
+    losses_of(ours, batch)
+
+    packed = ours.model.to_train_batch(ours._lazy_tensor_dict(batch.copy()))
+    unroll = lambda network: network(packed.z, packed.state, batch_sizes=packed.batch_sizes)  # noqa: E731
+    online, old = unroll(ours.model.leader), unroll(ours.model.target_leader)
+    team, y, greedy_value, valid = calls["loss"]
+    torch.testing.assert_close(team.q_values, online.q)
+    assert torch.equal(team.actions, packed.actions)
+    assert torch.equal(valid, packed.valid)
+    hidden = lambda q: q.masked_fill(~packed.action_mask, -torch.inf)  # noqa: E731
+    torch.testing.assert_close(team.best_q, hidden(online.q).max(-1).values)
+    torch.testing.assert_close(calls["target"].q_values, old.q)
+    assert torch.equal(calls["target"].actions, hidden(online.q).argmax(-1))
+    torch.testing.assert_close(calls["target"].best_q, hidden(old.q).max(-1).values)
+    assert torch.equal(greedy_value, calls["value"])
+    expected = packed.rewards + 0.99 * (1 - packed.terminated) * greedy_value[packed.next]
+    torch.testing.assert_close(y, expected)
 
 
 def mixed(mixer, q, state):
@@ -148,6 +180,7 @@ def naive_losses(policy, batch):
         {"double_q": False, "distillation_temperature": 0.5, "block_loss_coeff": 2.0, "feature_loss_coeff": 0.0},
         {"intrinsic_reward": False},
         {"intrinsic_reward_stage": "trajectory", "intrinsic_reward_coeff": 3.0},
+        {"state_fusion": "concatenated"},
     ],
 )
 def test_losses_and_gradients_equal_the_naive_computation(policy, options):

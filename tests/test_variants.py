@@ -1,0 +1,191 @@
+"""Hosts alone and teacher-student peers: what sets each apart, on the shared training path."""
+
+import copy
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ray.tune.registry import get_trainable_cls
+
+import rllib_ddn
+from conftest import small_config
+from rllib_ddn import DDNConfig, Mixer, variants
+from rllib_ddn.networks import MIXERS
+from rllib_ddn.replay import EpisodeReplay
+
+HOSTS = {
+    "VDN": "vdn",
+    "QMIX": "qmix",
+    "Qatten": "qatten",
+    "QPLEX": "qplex",
+    "CWQMIX": "cwqmix",
+    "OWQMIX": "owqmix",
+    "QTRAN": "qtran",
+}
+PEERS = ("CTDS", "PTDE", "IGMDA")
+
+
+def config_of(name, **training):
+    return small_config(getattr(variants, f"{name}Config"), **training)
+
+
+def weights(module):
+    return copy.deepcopy(module.state_dict())
+
+
+def changed(module, before):
+    return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+
+
+@pytest.mark.parametrize("name", [*HOSTS, *PEERS])
+def test_each_is_a_trainable_with_a_config(name):
+    algorithm = getattr(rllib_ddn, name)
+    assert get_trainable_cls(name) is algorithm
+    config = algorithm.get_default_config()
+    assert type(config) is getattr(rllib_ddn, f"{name}Config")
+    assert config.algo_class is algorithm
+    assert DDNConfig().q_loss == "kl"  # the choices are the variant's own
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_hosts_train_all_of_their_parameters_and_nothing_else(build, name):
+    algo = build(config_of(name))
+    model = algo.get_policy().model
+    assert type(model.mixer) is MIXERS[name.lower()]
+    assert (model.follower, model.idm) == (None, None)
+    before = weights(model)
+    for _ in range(6):
+        result = algo.train()
+    trained = {f"{part}.{key}" for part in ("leader", "mixer") for key in getattr(model, part).state_dict()}
+    assert changed(model, before) == trained
+    assert np.isfinite(result["info"]["learner"]["default_policy"]["learner_stats"]["loss_global"])
+
+
+@pytest.mark.parametrize("mixer", [name for name in MIXERS if MIXERS[name].hosts_ddn])
+def test_every_host_takes_ddn(build, mixer):
+    algo = build(mixer=mixer)
+    before = weights(algo.get_policy().model)
+    for _ in range(3):
+        algo.train()
+    parts = {name.split(".")[0] for name in changed(algo.get_policy().model, before)}
+    trained = {"leader", "follower", "idm"} if mixer == "vdn" else {"leader", "follower", "mixer", "idm"}
+    assert parts == trained
+
+
+def test_qtran_is_no_host_of_ddn():
+    with pytest.raises(ValueError, match=r"mixer is one of 'vdn', .*; got 'qtran'"):
+        small_config(mixer="qtran").build_algo()
+
+
+def test_options_of_a_mixer_are_checked_when_the_algorithm_is_built():
+    with pytest.raises(ValueError, match=r"mixer_config\['alpha'\] is a weight above 0 and at most 1; got 0"):
+        config_of("OWQMIX", mixer_config={"alpha": 0}).build_algo()
+
+
+def test_ctds_regresses_the_teachers_q_values(build):
+    algo = build(config_of("CTDS"))
+    for _ in range(3):
+        stats = algo.train()["info"]["learner"]["default_policy"]["learner_stats"]
+    assert algo.config.behaviour_network == "leader"
+    assert stats["loss_q"] > 0
+    assert all(np.isnan(stats[name]) for name in ("loss_block", "loss_feature", "loss_idm"))
+    assert algo.get_policy().model.q_loss is rllib_ddn.losses.squared_q_loss
+
+
+def test_ptde_fixes_the_leader_in_its_second_stage(build):
+    algo = build(config_of("PTDE", leader_timesteps=100))
+    model = algo.get_policy().model
+    assert model.follower.agent is model.leader.agent
+    fusion = weights(model.follower.fusion)
+    while algo._counters["num_env_steps_sampled"] < 80:
+        algo.train()
+    assert not changed(model.follower.fusion, fusion)  # the leader learns alone
+    while algo._counters["num_env_steps_sampled"] <= 100:
+        algo.train()
+    leader, mixer, fusion = weights(model.leader), weights(model.mixer), weights(model.follower.fusion)
+    for _ in range(2):
+        stats = algo.train()["info"]["learner"]["default_policy"]["learner_stats"]
+    assert not changed(model.leader, leader)
+    assert not changed(model.mixer, mixer)
+    assert changed(model.follower.fusion, fusion) == set(fusion)
+    assert stats["loss_block"] > 0
+    assert all(np.isnan(stats[name]) for name in ("loss_global", "loss_q", "loss_feature", "q_tot_mean"))
+
+
+def test_ptdes_student_stands_in_for_the_personalized_state(build):
+    """The follower's Q values are the leader's agent network's, on o_hat and z instead of S_hat and z."""
+    model = build(config_of("PTDE")).get_policy().model
+    torch.manual_seed(0)
+    spec = model.spec
+    z, state = torch.randn(1, spec.num_agents, model.local_input.dim), torch.randn(1, spec.state_dim)
+    leader, follower = model.leader(z, state), model.follower(z, z[..., : spec.obs_dim])
+    for out, hat in ((leader, model.leader.fusion(state, z)), (follower, model.follower.fusion(z[..., : spec.obs_dim], z))):
+        q = model.leader.agent(torch.cat([hat, z], -1)[0])[1]
+        torch.testing.assert_close(out.q[0], q)
+    assert not torch.allclose(leader.q, follower.q)
+
+
+def test_igmdas_mixture_moves_from_the_expert_to_the_learner(build):
+    algo = build(config_of("IGMDA", mixture_timesteps=1000))
+    runner, played = algo.env_runner, []
+    play = runner.play
+    runner.play = lambda seeds, network, *args, **kwargs: played.append(network) or play(seeds, network, *args, **kwargs)
+    shares = []
+    for timestep in (0, 250, 750, 1000):
+        runner.set_global_vars({"timestep": timestep})
+        played.clear()
+        for k in range(60):
+            runner.sample(round_number=k)
+        shares.append(played.count("leader") / 60)
+    assert (shares[0], shares[3]) == (1, 0)
+    assert 0.6 < shares[1] < 0.9
+    assert 0.1 < shares[2] < 0.4
+    assert {key.split(".")[0] for key in runner.policy.get_acting_weights()} == {"leader", "follower"}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_are_evaluated_as_ddn_is_and_restore_exactly(build, name, tmp_path):
+    config = config_of(name, store_buffer_in_checkpoints=True).evaluation(evaluation_interval=1, evaluation_duration=3)
+    algo = build(config)
+    algo.train()
+    results = algo.train()["evaluation"]
+    assert {"leader", "follower", "knowledge_transfer"} <= set(results)
+    path = algo.save(str(tmp_path)).checkpoint.path
+    algo.train()
+    other = build(config.copy(copy_frozen=False))
+    other.restore(path)
+    other.train()
+    for key, value in algo.get_policy().model.state_dict().items():
+        assert torch.equal(value, other.get_policy().model.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"q_loss": "mse"}, "q_loss is one of 'kl', 'squared', 'imitation'; got 'mse'"),
+        ({"follower_agent": "leader"}, 'follower_agent="leader" leaves the follower its fusion block.*q_loss_coeff'),
+        ({"leader_timesteps": 0}, "leader_timesteps is a whole number above 0; got 0"),
+        ({"mixture_timesteps": 0.5}, "mixture_timesteps is a whole number above 0; got 0.5"),
+    ],
+)
+def test_bad_choices(training, message):
+    with pytest.raises(ValueError, match=message):
+        small_config(**training).build_algo()
+
+
+def test_the_readmes_mixer(build):
+    """The example in the README is run as it stands, on an env runner in another process, too."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(# my_mixer\.py\n.*?)```", readme, re.DOTALL)
+    names = {"__name__": "__main__"}
+    exec(code, names)
+    (mixer,) = [v for v in names.values() if isinstance(v, type) and issubclass(v, Mixer) and v is not Mixer]
+    config = small_config(**{key: value for key, value in names["config"].to_dict().items() if key in ("mixer", "mixer_config")})
+    algo = build(config.env_runners(num_env_runners=1))
+    for _ in range(3):
+        algo.train()
+    assert type(algo.get_policy().model.mixer) is mixer
+    assert isinstance(algo.local_replay_buffer, EpisodeReplay)
+    assert len(algo.local_replay_buffer) == 6
