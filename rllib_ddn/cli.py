@@ -213,6 +213,7 @@ def _run(experiments: dict[str, dict[str, Any]], options: dict[str, Any]) -> Non
     trials = run_experiments(
         experiments,
         scheduler=scheduler,
+        callbacks=[_keep_results()],
         resume="AUTO+ERRORED" if options["resume"] else False,
         verbose=2 if options["v"] or options["vv"] else 1,
         progress_reporter=_reporter(),
@@ -225,6 +226,35 @@ def _run(experiments: dict[str, dict[str, Any]], options: dict[str, Any]) -> Non
     ray.shutdown()
     if failed:
         _fail(f"{len(failed)} of {len(trials)} trials failed; the traceback is in error.txt in their folders.", code=1)
+
+
+def _keep_results() -> Any:
+    """A Tune callback that brings each trial's results to where they are stored. Of several experiments in
+    one run, Tune itself does so for the first only (ray-project/ray issue 48757)."""
+    import time
+
+    from pyarrow.fs import LocalFileSystem, copy_files
+    from ray.tune import Callback
+
+    class KeepResults(Callback):
+        SECONDS = 30.0
+
+        def __init__(self) -> None:
+            self._last: dict[str, float] = {}
+
+        def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+            if time.monotonic() - self._last.get(trial.trial_id, -self.SECONDS) >= self.SECONDS:
+                self.on_trial_complete(iteration, trials, trial)
+
+        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+            self._last[trial.trial_id] = time.monotonic()
+            storage = trial.storage
+            storage.storage_filesystem.create_dir(storage.trial_fs_path)
+            copy_files(trial.local_path, storage.trial_fs_path, LocalFileSystem(), storage.storage_filesystem)
+
+        on_trial_error = on_trial_complete
+
+    return KeepResults()
 
 
 def _checkpoint_config(spec: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

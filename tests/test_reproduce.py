@@ -1,0 +1,144 @@
+"""The paper's grids, and the script that runs them and writes the tables."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from ray.tune.registry import get_trainable_cls
+
+from conftest import SMALL_GAME
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "reproduce.py"
+specification = importlib.util.spec_from_file_location("reproduce", SCRIPT)
+reproduce = importlib.util.module_from_spec(specification)
+sys.modules["reproduce"] = reproduce
+specification.loader.exec_module(reproduce)
+
+
+def grid(table):
+    """Of each row of a table, its config."""
+    found = {}
+    for trial in reproduce.trials(table, "predator_prey", None, 1, 1_000_000, {}):
+        config = get_trainable_cls(trial.run).get_default_config().update_from_dict(trial.config)
+        config.validate()
+        found[trial.row] = config
+    return found
+
+
+@pytest.mark.parametrize("table", reproduce.TABLES)
+def test_every_row_has_a_valid_config_and_a_label(table):
+    rows = grid(table)
+    assert list(rows) == list(reproduce.TABLES[table].labels)
+    assert all(len(figures) == len(rows) for figures in reproduce.TABLES[table].paper.values())
+    penalty = 2.0 if table == "figure5" else 0.0
+    assert {config.env_config["penalty"] for config in rows.values()} == {penalty}
+
+
+def test_the_grids_differ_in_what_the_paper_varies():
+    coeffs = [(c.block_loss_coeff, c.q_loss_coeff, c.feature_loss_coeff) for c in grid("table4").values()]
+    assert coeffs == [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)]
+    assert [c.state_fusion for c in grid("table3").values()] == ["personalized", "raw"]
+    assert [c.intrinsic_reward and c.mask_probability for c in grid("table5").values()] == [False, 0.1, 0.25, 0.5, 0.75, 0.9]
+    hosts = [(c.mixer, c.distillation) for c in grid("table1").values()]
+    assert hosts == [("vdn", False), ("vdn", True), ("qatten", False), ("qatten", True)]
+    hosts = [(c.mixer, c.distillation) for c in grid("figure5").values()]
+    assert hosts == [(host, ddn) for host in ("vdn", "qplex", "owqmix") for ddn in (False, True)]
+
+
+def test_stages_are_as_long_as_the_run():
+    found = {t.row: t.config for t in reproduce.trials("table2", "predator_prey", None, 1, 100_000, {})}
+    assert (found["ptde"]["leader_timesteps"], found["igmda"]["mixture_timesteps"]) == (80_000, 15_000)
+
+
+def write_trial(storage, name, config, returns, start=0):
+    """A trial's folder as Tune leaves it: an evaluation of both networks every 10 steps."""
+    folder = storage / name / f"DDN_predator_prey_{len(list(storage.rglob('params.json')))}"
+    folder.mkdir(parents=True)
+    (folder / "params.json").write_text(json.dumps(config))
+    columns = {"timesteps_total": start + 10 * (1 + np.arange(len(returns)))}
+    for k, network in enumerate(("leader", "follower")):
+        columns[f"evaluation/{network}/episode_return_mean"] = np.array(returns) - k
+    pd.DataFrame(columns).to_csv(folder / "progress.csv", index=False)
+    return folder
+
+
+def test_table_by_hand(tmp_path):
+    """Three seeds: means of the last tenth of the steps, their interquartile mean, and the ratio."""
+    found = reproduce.trials("table3", "predator_prey", None, 3, 100, {})
+    for trial in found:
+        if trial.row == "personalized":
+            write_trial(tmp_path, "any", trial.config, [0] * 8 + [4 * trial.seed, 6 * trial.seed])  # 5, 10, 15 from step 90 on
+    curves = reproduce.load(found, tmp_path)
+    assert reproduce.final(curves, "personalized", "leader", 100).tolist() == [5, 10, 15]
+    text = reproduce.markdown("table3", curves, "Caption.", 100, "here")
+    row = next(line for line in text.splitlines() if line.startswith("| personalized"))
+    assert row == "| personalized state | 10.00 [5.00, 15.00] | 9.00 [4.00, 14.00] | 90% | 0.9701 | 0.8789 |"
+    assert "| raw state |  |  |  | 0.8216 | 0.1237 |" in text
+    left = [(t.row, t.seed) for t, _ in reproduce.pending(found, tmp_path, 100)]
+    assert left == [("raw", 1), ("raw", 2), ("raw", 3)]
+
+
+def test_interquartile_mean_by_hand():
+    assert reproduce.iqm(np.array([100.0, 1.0, 2.0, -50.0])) == 1.5
+    low, high = reproduce.interval(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    assert (low.tolist(), high.tolist()) == ([1, 5], [3, 5])
+
+
+def test_a_trial_is_told_by_its_config_and_not_by_its_tables_name(tmp_path):
+    """DDN as it is belongs to several tables; written-out defaults make no difference, other values do."""
+    config = {"env": "predator_prey", "env_config": {"penalty": 0.0}, "num_envs_per_env_runner": 8, "seed": 1}
+    config["evaluation_config"] = {"num_envs_per_env_runner": 32}
+    write_trial(tmp_path, "table3", {**config, "state_fusion": "personalized"}, [1.0] * 10)
+    write_trial(tmp_path, "table9", {**config, "gamma": 0.5}, [1.0] * 10)
+    for table, row in (("table4", "all"), ("table5", "mask_75"), ("table2", "ddn")):
+        (trial,) = [t for t in reproduce.trials(table, "predator_prey", None, 1, 100, {}) if t.row == row]
+        assert len(trial.folders(tmp_path)) == 1
+    (other,) = [t for t in reproduce.trials("table5", "predator_prey", None, 1, 100, {}) if t.row == "mask_90"]
+    assert other.folders(tmp_path) == []
+
+
+def test_a_continued_trial_is_one_curve(tmp_path):
+    (trial, _) = reproduce.trials("table3", "predator_prey", None, 1, 100, {})
+    write_trial(tmp_path, "first", trial.config, [1.0] * 6)
+    write_trial(tmp_path, "continued", trial.config, [2.0] * 6, start=40)  # from the checkpoint at step 40
+    curves = reproduce.load([trial], tmp_path)
+    leader = curves[curves["network"] == "leader"]
+    assert leader["env steps"].tolist() == [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+    assert leader["figure"].tolist() == [1] * 4 + [2] * 6
+
+
+def test_runs_are_finished_continued_and_never_repeated(tmp_path):
+    small = {"train_batch_size": 4, "replay_buffer_config": {"capacity": 50}, "agent_hidden_dim": 16, "evaluation_duration": 2}
+    small |= {"min_sample_timesteps_per_iteration": 20, "num_envs_per_env_runner": 2}
+
+    def run(steps):
+        options = ["--seeds", "1", "--steps", str(steps), "--cpus", "2", "--config", json.dumps(small)]
+        options += ["--env-config", json.dumps(SMALL_GAME), "--storage", str(tmp_path / "trials"), "--out", str(tmp_path)]
+        done = subprocess.run([sys.executable, SCRIPT, "table3", *options], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout, len(list((tmp_path / "trials").rglob("params.json")))
+
+    printed, folders = run(100)
+    assert "0 of 2 trials are finished" in printed
+    assert folders == 2
+    assert "| personalized state | " in (tmp_path / "table3.md").read_text()
+    assert "This is not SMAC" in printed
+    printed, folders = run(100)
+    assert "2 of 2 trials are finished" in printed
+    assert folders == 2
+    printed, folders = run(200)
+    assert folders == 4
+    curves = pd.read_csv(tmp_path / "table3.csv")
+    steps = curves[(curves["row"] == "raw") & (curves["network"] == "leader")]["env steps"]
+    assert steps.is_monotonic_increasing
+    assert steps.min() < 100 < 200 <= steps.max()
+    first = [yaml.safe_load(p.read_text()) for p in (tmp_path / "trials").glob("table3.yaml")]
+    assert all(Path(spec["restore"]).is_dir() for spec in first[0].values())
+    assert (tmp_path / "table3.png").stat().st_size > 10_000
