@@ -404,16 +404,16 @@ class DDN(Algorithm):
 
     @override(Algorithm)
     def setup(self, config: DDNConfig) -> None:
-        threads = math.ceil(config.get("num_cpus_for_main_process") or 1)
-        overlap = threads > 1 and config.get("distillation", True)
-        torch.set_num_threads(threads // 2 if overlap else threads)
         _keep_freed_memory()
         if isinstance(config, DDNConfig):
             config.check_env()
         super().setup(config)
-        # Leader and follower learn side by side, so each has half of the threads.
-        for model in self.get_policy().model_gpu_towers:
-            model.overlap = overlap and self.get_policy().device.type == "cpu"
+        # On a CPU leader and follower learn side by side, each with half of the threads.
+        threads, policy = math.ceil(self.config.num_cpus_for_main_process or 1), self.get_policy()
+        overlap = threads > 1 and self.config.distillation and policy.device.type == "cpu"
+        torch.set_num_threads(threads // 2 if overlap else threads)
+        for model in policy.model_gpu_towers:
+            model.overlap = overlap
         # With a seed, RLlib makes torch deterministic, and torch then fills all memory that it reserves.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         seed = self.config.seed

@@ -116,7 +116,7 @@ def test_qmix_in_numpy():
 
 
 def test_qatten_in_numpy():
-    """Equations 8 to 10 of Yang et al. 2020, a head and an agent at a time, with the logits' penalty."""
+    """Qatten (Yang et al. 2020), a head and an agent at a time, with the logits' penalty."""
     mixer, team = make("qatten", embed_dim=4, num_heads=2, hypernet_dim=3, attention_coeff=0.5), random_team(2)
     s, z, q = team.state.numpy(), team.z.numpy(), team.q.numpy()
     keys = mixer.key.weight.detach().numpy().reshape(2, 4, Z)
@@ -134,7 +134,7 @@ def test_qatten_in_numpy():
 
 
 def test_qplex_in_numpy():
-    """Equations 7 to 11 of Wang et al. 2020, a kernel and an agent at a time."""
+    """QPLEX (Wang et al. 2020), a kernel and an agent at a time."""
     mixer, team = make("qplex", hypernet_dim=4, num_kernels=2, adv_hypernet_dim=3), random_team(2)
     s, q, best = team.state.numpy(), team.q.numpy(), team.best_q.numpy()
     one_hot = np.eye(A)[team.actions.numpy()].reshape(2, -1)
@@ -168,7 +168,7 @@ def test_qplex_stops_the_advantages_gradient():
 
 @pytest.mark.parametrize("name", ["cwqmix", "owqmix"])
 def test_weighted_qmix_loss_by_hand(name):
-    """Weights of Equations 8 and 9 of Rashid et al. 2020a, step by step, and Q*'s own error."""
+    """The weights of CW- and OW-QMIX (Rashid et al. 2020a), step by step, and Q*'s own error."""
     mixer, team = make(name, alpha=0.25, central_dim=8), random_team(40)
     team.actions[::3] = team.greedy[::3]
     with torch.no_grad():
@@ -204,7 +204,7 @@ def test_weighted_qmix_central_q_is_recurrent_and_unrestricted():
 
 
 def test_qtran_losses_in_numpy():
-    """Equations 5 to 8 of Son et al. 2019."""
+    """L_td, L_opt and L_nopt of Son et al. 2019."""
     mixer, team = make("qtran", embed_dim=5, opt_coeff=0.7, nopt_coeff=0.2), random_team(30)
     s = team.state.numpy()
 

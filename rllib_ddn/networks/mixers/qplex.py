@@ -11,7 +11,7 @@ from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, mlp
 
 
 class QPLEXMixer(Mixer):
-    """``Q_tot = sum_i V_i + sum_i lambda_i(s, u) A_i`` (Wang et al. 2020, Equations 7 to 11).
+    """``Q_tot = sum_i V_i + sum_i lambda_i(s, u) A_i`` (Wang et al. 2020, section 3.2).
 
     The transformation ``Q_i <- w_i(s) Q_i + b_i(s)``, ``w_i > 0``, comes first; ``V_i`` is the
     largest transformed value of the available actions and ``A_i = Q_i - V_i <= 0``. As every

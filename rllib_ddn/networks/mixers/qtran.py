@@ -12,7 +12,7 @@ from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, mlp
 class QTRANMixer(Mixer):
     """A free joint Q_jt, of which ``sum_i Q_i`` is made a factorization by two soft constraints.
 
-    ``L = L_td + opt_coeff L_opt + nopt_coeff L_nopt`` (Son et al. 2019, Equations 5 to 8), with
+    ``L = L_td + opt_coeff L_opt + nopt_coeff L_nopt`` (Son et al. 2019, learning of QTRAN-base), with
     ``D(u) = sum_i Q_i(u_i) - Q_jt(u) + V_jt``: ``L_opt = D(greedy)^2``, ``L_nopt = min(D(u), 0)^2``.
     Q_jt carries no gradient in the last two. It sees the state and the sum of the agents' encoded
     histories and actions; V_jt sees the state.

@@ -13,7 +13,7 @@ from rllib_ddn.networks.mixers.qmix import QMixer
 
 class WeightedQMixer(QMixer):
     """QMIX whose squared TD errors are weighted, and an unrestricted Q* beside it that makes the targets
-    (Rashid et al. 2020a, section 5 and Equation 10: ``sum w(s, u) (Q_tot - y)^2 + sum (Q* - y)^2``,
+    (Rashid et al. 2020a, section 5: ``sum w(s, u) (Q_tot - y)^2 + sum (Q* - y)^2``,
     ``y = r + gamma Q*^-(s', argmax Q_tot)``).
 
     Q* has an agent network of its own on the local information ``z_i`` and a feed-forward mixer
@@ -56,7 +56,7 @@ class WeightedQMixer(QMixer):
 
 class CWQMixer(WeightedQMixer):
     """Centrally-weighted QMIX: trusts a joint action if it is the greedy one or if its target is above
-    Q* of the greedy one (Rashid et al. 2020a, Equation 9)."""
+    Q* of the greedy one (Rashid et al. 2020a, CW-QMIX)."""
 
     def trusted(self, team: TeamValues, q_tot: Tensor, target: Tensor, greedy_value: Tensor) -> Tensor:
         return (team.actions == team.greedy).all(-1) | (target > greedy_value)
@@ -64,7 +64,7 @@ class CWQMixer(WeightedQMixer):
 
 class OWQMixer(WeightedQMixer):
     """Optimistically-weighted QMIX: trusts a joint action whose value is underestimated (Rashid et al.
-    2020a, Equation 8)."""
+    2020a, OW-QMIX)."""
 
     def trusted(self, team: TeamValues, q_tot: Tensor, target: Tensor, greedy_value: Tensor) -> Tensor:
         return q_tot < target
