@@ -1,0 +1,269 @@
+"""SMAX: StarCraft-like battles without StarCraft (JaxMARL, Rutherford et al. 2023), all games in one call.
+
+SMAX's scenarios have the names of SMAC's maps, but it is a game of its own with a scripted enemy:
+its win rates say nothing about SMAC's. It needs the extra ``smax``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import os
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+from rllib_ddn.envs.grouping import ACTION_MASK, OBS, STATE, TeamEnvError, TeamSpec
+
+TEAM = "team"
+MOVES = 5  # four directions and "stop"; the attacks on each enemy come after them
+WITHOUT_UNITS = {"2s_vs_1sc": "it lacks the spine crawler", "MMM2": "it lacks the medivac"}
+
+
+class SMAXTeam(MultiAgentEnv):
+    """The registered env ``"smax"``.
+
+    ``env_config``: ``map_name`` (default "3s5z"), ``reward_scale`` (10: a won battle is worth 20 at least,
+    as in SMAC), ``render_mode`` (None or "rgb_array"), and arguments of JaxMARL's ``HeuristicEnemySMAX``,
+    of which ``see_enemy_actions`` and ``walls_cause_death`` are True and ``attack_mode`` is "closest" by
+    default.
+
+    JAX takes one thread of its own in each process, and no GPU memory in advance. To change that, set
+    ``PJRT_NPROC`` or ``XLA_PYTHON_CLIENT_PREALLOCATE`` in the environment of Ray's workers.
+
+    Raises:
+        TeamEnvError: JaxMARL is missing, the scenario is unknown, or an argument is.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        super().__init__()
+        arguments = {key: value for key, value in config.items() if key != "state"}
+        self.render_mode = arguments.pop("render_mode", None)
+        if self.render_mode not in (None, "rgb_array"):
+            raise TeamEnvError(f'env_config["render_mode"] of smax is None or "rgb_array"; got {self.render_mode!r}.')
+        self._arguments = arguments
+        self._games: SMAXGames | None = None
+        spec = _sizes(_battle(arguments), arguments)
+        agent = spaces.Dict(
+            {
+                OBS: spaces.Box(-np.inf, np.inf, (spec.obs_dim,), np.float32),
+                ACTION_MASK: spaces.Box(0, 1, (spec.num_actions,), np.int8),
+                STATE: spaces.Box(-np.inf, np.inf, (spec.state_dim,), np.float32),
+            }
+        )
+        self.observation_space = spaces.Tuple([agent] * spec.num_agents)
+        self.action_space = spaces.Tuple([spaces.Discrete(spec.num_actions)] * spec.num_agents)
+        self.possible_agents = self.agents = [TEAM]
+        self.observation_spaces, self.action_spaces = {TEAM: self.observation_space}, {TEAM: self.action_space}
+
+    def vectorize(self, num_envs: int) -> SMAXGames:
+        """``num_envs`` battles in one compiled call."""
+        return SMAXGames(num_envs, **self._arguments)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        if self._games is None:
+            self._games = SMAXGames(1, **self._arguments)
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0] >> 1)
+        self._games.reset(np.array([seed]))
+        return self._observation(), {TEAM: self._games.info(0)}
+
+    def step(self, action_dict: dict):
+        assert self._games is not None, "reset() comes first"
+        rewards, terminated, truncated = self._games.step(np.array([action_dict[TEAM]]), np.array([0]))
+        over, cut = bool(terminated[0]), bool(truncated[0])
+        return (
+            self._observation(),
+            {TEAM: float(rewards[0])},
+            {TEAM: over, "__all__": over},
+            {TEAM: cut, "__all__": cut},
+            {TEAM: self._games.info(0)},
+        )
+
+    def render(self) -> np.ndarray | None:
+        """The battlefield as ``[height, width, 3]`` uint8, if ``render_mode`` is "rgb_array"."""
+        if self.render_mode is None or self._games is None:
+            return None
+        return _draw(self._games)
+
+    def _observation(self) -> dict:
+        games = self._games
+        assert games is not None
+        parts = zip(games.obs[0], games.action_mask[0].astype(np.int8), strict=True)
+        return {TEAM: [{OBS: obs, ACTION_MASK: mask, STATE: games.state[0]} for obs, mask in parts]}
+
+
+class SMAXGames:
+    """E battles as arrays: the interface of :class:`rllib_ddn.envs.grouping.TeamGames`.
+
+    Every call steps all E battles, whichever are asked for, so that the shapes are always the same and
+    JAX compiles once; battles that are over go on unseen until the next reset.
+
+    Args:
+        num_envs: E.
+        arguments: as in ``env_config`` of :class:`SMAXTeam`.
+    """
+
+    def __init__(self, num_envs: int, **arguments: Any):
+        self._battle = _battle(arguments)
+        self.spec = _sizes(self._battle, arguments)
+        self.episode_limit: int | None = self._battle.max_steps + 1  # SMAX looks at its clock before it moves it
+        self._num_envs, self._scale = num_envs, float(arguments.get("reward_scale", 10.0))
+        self._reset, self._step = _compiled(self._battle)
+        self._world: Any = None
+        self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+        self.obs = self.state = self.action_mask = np.zeros(0)  # [E, N, O], [E, S], [E, N, A]
+
+    def reset(self, seeds: np.ndarray) -> None:
+        """Starts new battles in the first ``len(seeds)`` envs, each with its own seed, and any in the rest."""
+        all_seeds = np.resize(np.asarray(seeds, np.uint32), self._num_envs)
+        self._world, observed = self._reset(all_seeds)
+        self._observe(observed)
+        self._infos = [{} for _ in range(self._num_envs)]
+
+    def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Steps the envs; see :class:`rllib_ddn.envs.grouping.TeamGames`. The observation at the end of an
+        episode is that of its last moment: nothing is reset."""
+        everyone = np.full((self._num_envs, self.spec.num_agents), MOVES - 1, np.int32)
+        everyone[envs] = actions
+        self._world, observed, outcome = self._step(self._world, everyone)
+        self._observe(observed)
+        rewards, terminated, truncated, won, dead_allies, dead_enemies = (np.asarray(array)[envs] for array in outcome)
+        for row, e in enumerate(envs):
+            self._infos[e] = {"dead_allies": int(dead_allies[row]), "dead_enemies": int(dead_enemies[row])}
+            if terminated[row] or truncated[row]:
+                self._infos[e]["battle_won"] = bool(won[row])
+        return self._scale * rewards, terminated, truncated
+
+    def info(self, env: int) -> dict[str, Any]:
+        """SMAC's keys: ``dead_allies``, ``dead_enemies``, and at the end ``battle_won``."""
+        return self._infos[env]
+
+    def _observe(self, observed: tuple) -> None:
+        self.obs, self.state, self.action_mask = map(np.asarray, observed)
+
+
+@functools.cache
+def _compiled(battle: Any) -> tuple[Any, Any]:
+    """The functions that reset and step any number of games, compiled once in a process for each number.
+
+    ``reset(seeds [E])`` gives the world and what is observed (obs, state, action masks); ``step(world,
+    actions [E, N])`` these and the outcome (reward, terminated, truncated, won, dead allies, dead enemies).
+    """
+    import jax
+    import jax.numpy as jnp
+
+    agents, allies, enemies = battle.agents, battle.num_agents, battle.num_enemies
+
+    def observe(obs: Any, state: Any) -> tuple:
+        masks = battle.get_avail_actions(state)
+        stack = lambda parts: jnp.stack([parts[agent] for agent in agents])  # noqa: E731
+        return stack(obs), obs["world_state"], stack(masks).astype(bool)
+
+    def reset(seed: Any) -> tuple:
+        key, first = jax.random.split(jax.random.PRNGKey(seed))
+        obs, state = battle.reset(first)
+        # Python numbers in it have weak types, with which the first step would be compiled by itself.
+        state = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+        return (key, state), observe(obs, state)
+
+    def step(world: tuple, actions: Any) -> tuple:
+        key, now = jax.random.split(world[0])
+        obs, state, rewards, dones, _ = battle.step_env(now, world[1], dict(zip(agents, actions, strict=True)))
+        alive = state.state.unit_alive
+        dead = (~alive[:allies]).sum(), (~alive[allies:]).sum()
+        lost, won = dead[0] == allies, dead[1] == enemies
+        over = lost | won
+        outcome = rewards[agents[0]], over, dones["__all__"] & ~over, won & ~lost, *dead
+        return (key, state), observe(obs, state), outcome
+
+    return jax.jit(jax.vmap(reset)), jax.jit(jax.vmap(step))
+
+
+def _battle(arguments: dict[str, Any]) -> Any:
+    """JaxMARL's env for these arguments, one for all of a process.
+
+    Raises:
+        TeamEnvError: see :class:`SMAXTeam`.
+    """
+    # Before JAX starts: a thread of its own, and memory as it goes, so that the learner keeps both.
+    os.environ.setdefault("PJRT_NPROC", "1")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    arguments = {key: value for key, value in arguments.items() if key != "reward_scale"}
+    name = arguments.pop("map_name", "3s5z")
+    if name in WITHOUT_UNITS:
+        raise TeamEnvError(f'env_config["map_name"]: SMAX has no {name}: {WITHOUT_UNITS[name]}. The env "smac" has it.')
+    try:
+        with contextlib.redirect_stdout(None):  # JaxMARL greets
+            from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
+    except ImportError as error:
+        raise TeamEnvError(f'the env "smax" needs JaxMARL: pip install "rllib-ddn[smax]" ({error}).') from error
+    if name not in MAP_NAME_TO_SCENARIO:
+        near = ", ".join(difflib.get_close_matches(str(name), MAP_NAME_TO_SCENARIO, n=3, cutoff=0.3)) or "none is similar"
+        known = ", ".join(MAP_NAME_TO_SCENARIO)
+        raise TeamEnvError(f'env_config["map_name"] = {name!r} is unknown to SMAX. Nearest: {near}. There are: {known}.')
+    try:
+        return _make(name, **arguments)
+    except TypeError as error:
+        raise TeamEnvError(f"env_config of smax: {error}; see the docstring of SMAXTeam.") from error
+
+
+@functools.cache
+def _make(name: str, **arguments: Any) -> Any:
+    from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
+
+    defaults = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest"}
+    return HeuristicEnemySMAX(scenario=map_name_to_scenario(name), **{**defaults, **arguments})
+
+
+def _sizes(battle: Any, arguments: dict[str, Any]) -> TeamSpec:
+    scale = arguments.get("reward_scale", 10.0)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or scale <= 0:
+        raise TeamEnvError(f'env_config["reward_scale"] is a number above 0; got {scale!r}.')
+    return TeamSpec(
+        num_agents=battle.num_agents,
+        num_actions=battle.num_ally_actions,
+        obs_dim=battle.obs_size,
+        state_dim=battle.state_size,
+        obs_dtype=np.dtype(np.float32),
+        state_dtype=np.dtype(np.float32),
+        has_action_mask=True,
+    )
+
+
+def _draw(games: SMAXGames) -> np.ndarray:
+    """Units as circles with their health, attacks as lines; ours are blue."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    battle, units = games._battle, games._world[1].state
+    allies = battle.num_agents
+    positions, alive = np.asarray(units.unit_positions[0]), np.asarray(units.unit_alive[0])
+    types, attacks = np.asarray(units.unit_types[0]), np.asarray(units.prev_attack_actions[0])
+    health = np.asarray(units.unit_health[0]) / np.asarray(battle.unit_type_health)[types]
+    radius = np.asarray(battle.unit_type_radiuses)[types]
+    figure = Figure(figsize=(4.8, 4.8), dpi=80, layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    axes.set(xlim=(0, battle.map_width), ylim=(0, battle.map_height), aspect="equal", xticks=[], yticks=[])
+    for i in np.flatnonzero(alive):
+        color = "#265c99" if i < allies else "#b3262a"
+        target = attacks[i] - MOVES
+        if target >= 0 and int(units.step[0]) > 0:
+            other = allies + target if i < allies else allies - 1 - target  # enemies count our units backwards
+            axes.plot(*positions[[i, other]].T, color=color, linewidth=1, alpha=0.6)
+        x, y = positions[i]
+        axes.add_patch(_circle((x, y), radius[i] * 1.4, color, 0.2 + 0.8 * float(health[i])))
+        axes.text(x, y, battle.unit_type_shorthands[types[i]], ha="center", va="center", fontsize=7, color="white")
+        axes.plot([x - 0.8, x - 0.8 + 1.6 * health[i]], [y + radius[i] * 1.4 + 0.4] * 2, color="#3c8d40", linewidth=2)
+    axes.set_title(f"step {int(units.step[0])}: {alive[:allies].sum()} against {alive[allies:].sum()}", fontsize=9)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _circle(center: tuple[float, float], radius: float, color: str, alpha: float) -> Any:
+    from matplotlib.patches import Circle
+
+    return Circle(center, radius, color=color, alpha=alpha)
