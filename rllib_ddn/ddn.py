@@ -43,6 +43,7 @@ from rllib_ddn.replay import EpisodeReplay
 
 NUM_EPISODES_SAMPLED = "num_episodes_sampled"
 NUM_EPISODES_LOST = "num_episodes_lost"  # with env runners that died while they played them
+NUM_EPISODES_BROKEN = "num_episodes_broken"  # in which the game failed
 NUM_ROUNDS = "num_sampling_rounds"
 STAGES = ("replay", "trajectory")
 
@@ -443,6 +444,7 @@ class DDN(Algorithm):
         with self._timers[SAMPLE_TIMER]:
             for batch in self._play_round():
                 self.local_replay_buffer.add(batch)
+                self._counters[NUM_EPISODES_BROKEN] += self.config.num_envs_per_env_runner - len(batch["length"])
                 self._counters[NUM_EPISODES_SAMPLED] += len(batch["length"])
                 self._counters[NUM_ENV_STEPS_SAMPLED] += int(batch["length"].sum())
                 self._counters[NUM_AGENT_STEPS_SAMPLED] += int(batch["length"].sum())

@@ -16,7 +16,7 @@ from ray.rllib.utils.annotations import override
 
 from rllib_ddn.ddn_torch_model import FOLLOWER, LEADER, MIXTURE
 from rllib_ddn.ddn_torch_policy import DDNTorchPolicy
-from rllib_ddn.envs.grouping import TeamEnvError, TeamGames, as_team_env, team_of
+from rllib_ddn.envs.grouping import BROKEN, TeamEnvError, TeamGames, as_team_env, team_of
 from rllib_ddn.replay import Episodes, empty_episodes, resize_steps
 
 WON = "battle_won"  # the key of a final info that says whether the team has won (as in SMAC)
@@ -120,8 +120,8 @@ class DDNEnvRunner(RolloutWorker):
             on_step: called after the reset and after each step, for rendering.
 
         Returns:
-            The episodes (see :mod:`rllib_ddn.replay`) and RLlib's metrics of them. The metrics' returns
-            are the env's; training's postprocessing does not count.
+            The episodes (see :mod:`rllib_ddn.replay`) and RLlib's metrics of them, without those in which the
+            game failed. The metrics' returns are the env's; training's postprocessing does not count.
         """
         games, policy, spec = self.games, self.policy, self.games.spec
         count = len(seeds)
@@ -178,7 +178,10 @@ class DDNEnvRunner(RolloutWorker):
                 memory = (memory[0][~over], memory[1][~over])
                 live = live[~over]
         episodes = resize_steps(episodes, step)
-        metrics = [self._end_episode(episodes, trackers[e], e, for_training) for e in range(count)]
+        whole = [e for e in range(count) if not games.info(e).get(BROKEN)]
+        if len(whole) < count:  # the game failed in the others
+            episodes = {name: array[whole] for name, array in episodes.items()}
+        metrics = [self._end_episode(episodes, row, trackers[e], e, for_training) for row, e in enumerate(whole)]
         return episodes, metrics
 
     @override(RolloutWorker)
@@ -225,17 +228,18 @@ class DDNEnvRunner(RolloutWorker):
             worker=self, base_env=self.async_env, policies=self.policy_map, episode=episode, env_index=env_index
         )
 
-    def _end_episode(self, episodes: Episodes, episode: EpisodeV2, e: int, for_training: bool) -> RolloutMetrics:
-        length = int(episodes["length"][e])
+    def _end_episode(self, episodes: Episodes, row: int, episode: EpisodeV2, e: int, for_training: bool) -> RolloutMetrics:
+        """Callbacks, postprocessing and metrics of env e's episode, which is the given row."""
+        length = int(episodes["length"][row])
         info = self.games.info(e)
         episode.total_env_steps = episode.total_agent_steps = length
-        episode.total_reward = float(episodes["rewards"][e, :length].sum())
+        episode.total_reward = float(episodes["rewards"][row, :length].sum())
         episode.agent_rewards[(self._team, DEFAULT_POLICY_ID)] = episode.total_reward
         episode.set_last_info(self._team, info)
         if WON in info:
             episode.custom_metrics[WON] = float(info[WON])
         if for_training:
-            self._postprocess(episodes, episode, e, length)
+            self._postprocess(episodes, episode, row, length)
         self._callback("on_episode_end", episode, e)
         return RolloutMetrics(
             length,

@@ -6,10 +6,12 @@ from typing import Any
 
 from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
+from rllib_ddn.envs.smac import SMACTeam
 from rllib_ddn.envs.smax import SMAXTeam
 
 ENVS: dict[str, Any] = {
     "predator_prey": PredatorPreyTeam,
     "pettingzoo": PettingZooTeam,
+    "smac": SMACTeam,
     "smax": SMAXTeam,
 }

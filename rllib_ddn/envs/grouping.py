@@ -19,6 +19,7 @@ from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 OBS, ACTION_MASK, STATE = "obs", "action_mask", "state"
+BROKEN = "episode_broken"  # the key of a final info that says that the game failed: the episode does not count
 
 
 class TeamEnvError(ValueError):
