@@ -185,6 +185,14 @@ class DDNEnvRunner(RolloutWorker):
         return episodes, metrics
 
     @override(RolloutWorker)
+    def stop(self) -> None:
+        """Closes the envs, those that are stepped at once included."""
+        close = getattr(self._games, "close", None)
+        if close is not None:
+            close()
+        super().stop()
+
+    @override(RolloutWorker)
     def get_metrics(self) -> list[RolloutMetrics]:
         """Metrics of the episodes sampled since the last call."""
         metrics, self._metrics = self._metrics, []

@@ -1,0 +1,305 @@
+"""The env "smac" against a stand-in of StarCraft2Env with the six maps' true sizes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ray.rllib.env.env_context import EnvContext
+
+from conftest import small_config
+from rllib_ddn.envs import smac as module
+from rllib_ddn.envs.grouping import BROKEN, TeamEnvError, TeamSpec, as_team_env
+from rllib_ddn.envs.smac import SMACGames, SMACTeam
+
+STAND_IN = Path(__file__).parent / "stand_in"
+MAPS = {
+    "3s5z": (8, 14, 128, 216, 150),
+    "2s_vs_1sc": (2, 7, 17, 27, 300),
+    "3s_vs_5z": (3, 11, 48, 68, 250),
+    "5m_vs_6m": (5, 12, 55, 98, 70),
+    "3s5z_vs_3s6z": (8, 15, 136, 230, 170),
+    "MMM2": (10, 18, 176, 322, 180),
+}
+
+
+def forget_smac():
+    for name in [name for name in sys.modules if name.split(".")[0] == "smac"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def game(tmp_path, monkeypatch):
+    """A folder that looks like StarCraft II with SMAC's maps."""
+    (tmp_path / "Versions").mkdir()
+    maps = tmp_path / "Maps" / "SMAC_Maps"
+    maps.mkdir(parents=True)
+    for name in MAPS:
+        (maps / f"{name}.SC2Map").touch()
+    monkeypatch.setenv("SC2PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def stand_in(game, monkeypatch):
+    """The stand-in in the place of the package smac, without waiting between restarts."""
+    forget_smac()
+    monkeypatch.syspath_prepend(str(STAND_IN))
+    monkeypatch.setattr(module._Game, "FIRST_WAIT", 0.01)
+    import smac.env
+
+    yield smac.env
+    smac.env.FAULTS.clear()
+    smac.env.REPLAYS.clear()
+    smac.env.START_FAULTS[0] = 0
+    forget_smac()
+
+
+def random_actions(mask, rng):
+    return np.where(mask, rng.random(mask.shape), -1).argmax(-1)
+
+
+def play(games, envs, rng):
+    """Whole episodes; the rewards and the last terminated and truncated of each env."""
+    games.reset(np.arange(len(envs)))
+    live, returns, ends = np.array(envs), np.zeros(len(envs)), {}
+    while live.size:
+        rewards, terminated, truncated = games.step(random_actions(games.action_mask[live], rng), live)
+        returns[live] += rewards
+        for row in np.flatnonzero(terminated | truncated):
+            ends[int(live[row])] = bool(terminated[row]), bool(truncated[row])
+        live = live[~(terminated | truncated)]
+    return returns, ends
+
+
+def gone(pid, seconds=10):
+    """Whether a process ends in time (a zombie has ended)."""
+    for _ in range(int(seconds * 20)):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_sizes_and_a_training_iteration_on_each_map(build, stand_in, name):
+    env = as_team_env(SMACTeam({"map_name": name}), {})
+    spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
+    assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim) == MAPS[name][:4]
+    assert env.vectorize(1).episode_limit == MAPS[name][4]
+    config = small_config(train_batch_size=2).environment("smac").evaluation(evaluation_interval=1, evaluation_duration=1)
+    config.env_config = {"map_name": name}
+    algo = build(config)
+    result = algo.train()
+    assert np.isfinite(result["info"]["learner"]["default_policy"]["learner_stats"]["loss_global"])
+    assert result["evaluation"]["leader"]["win_rate"] in (0, 1)
+    assert algo._counters["num_episodes_broken"] == 0
+
+
+def test_observations_masks_and_rewards_are_the_games(stand_in):
+    games, rng = SMACGames(2, {"map_name": "3s_vs_5z", "seed": 3}), np.random.default_rng(0)
+    games.reset(np.arange(2))
+    for _ in range(20):
+        envs = [game._env for game in games._games]
+        for e, env in enumerate(envs):
+            np.testing.assert_array_equal(games.obs[e], env.get_obs())
+            np.testing.assert_array_equal(games.state[e], env.get_state())
+            np.testing.assert_array_equal(games.action_mask[e], np.array(env.get_avail_actions(), bool))
+            dead = env.allies == 0
+            assert (games.action_mask[e][dead].argmax(-1) == 0).all()
+            assert (games.action_mask[e][dead].sum(-1) == 1).all()
+        before = np.array([env.enemies.sum() for env in envs])
+        rewards, terminated, truncated = games.step(random_actions(games.action_mask, rng), np.arange(2))
+        after = np.array([env.enemies.sum() for env in envs])
+        np.testing.assert_allclose(rewards, before - after + 10 * (after == 0), rtol=1e-6)
+        if (terminated | truncated).any():
+            break
+    games.close()
+
+
+@pytest.mark.parametrize("continuing", [False, True])
+def test_time_limit_cuts_off_and_a_battle_ends(stand_in, continuing):
+    """With and without the info's own flag, which StarCraft2Env sets for continuing episodes only."""
+    games = SMACGames(1, {"map_name": "5m_vs_6m", "continuing_episode": continuing})
+    _, ends = play(games, [0], np.random.default_rng(0))
+    assert ends[0] == (True, False)  # somebody has won
+    assert "battle_won" in games.info(0)
+    games.reset(np.arange(1))
+    env = games._games[0]._env
+    for step in range(70):
+        env.allies[:], env.enemies[:] = 1, 1  # nobody dies
+        _, terminated, truncated = games.step(np.ones((1, 5), int), np.arange(1))
+        assert (bool(terminated[0]), bool(truncated[0])) == (False, step == 69)
+    assert games.info(0)["battle_won"] is False
+    games.close()
+
+
+def test_arguments_pass_through_and_each_game_has_its_own_seed(stand_in):
+    config = EnvContext({"map_name": "MMM2", "difficulty": "3", "seed": 5, "replay_dir": "there"}, worker_index=2, num_workers=3)
+    games = SMACGames(2, config)
+    assert [game._create()._seed for game in games._games] == [2005, 2006]
+    assert {game._create().difficulty for game in games._games} == {"3"}
+    with pytest.raises(TeamEnvError, match=r"env_config of smac: .*unexpected keyword argument 'dificulty'"):
+        SMACTeam({"map_name": "MMM2", "dificulty": "3"})
+
+
+@pytest.mark.parametrize("fault", ["crash", "die"])
+def test_a_broken_episode_ends_and_the_game_goes_on(stand_in, fault):
+    games, rng = SMACGames(1, {"map_name": "3s_vs_5z"}), np.random.default_rng(0)
+    stand_in.FAULTS[:] = [None, None, fault]
+    _, ends = play(games, [0], rng)
+    assert ends[0] == (True, False)
+    assert games.info(0) == {BROKEN: True}
+    play(games, [0], rng)
+    assert "battle_won" in games.info(0)
+    games.close()
+
+
+def test_broken_episodes_count_nowhere_but_in_their_counter(build, stand_in):
+    config = small_config(train_batch_size=2).environment("smac")
+    config.env_config = {"map_name": "3s_vs_5z"}
+    algo = build(config)
+    stand_in.FAULTS[:] = [None, None, "crash"]
+    result = algo.train()
+    assert algo._counters["num_episodes_broken"] == 1
+    assert len(algo.local_replay_buffer) == 1
+    assert algo._counters["num_episodes_sampled"] == 1
+    assert result["env_runners"]["num_episodes"] == 1
+    assert result["counters"]["num_episodes_broken"] == 1
+    stand_in.FAULTS[:] = ["crash", "crash"]
+    algo.train()  # a round of nothing, and a whole one
+    assert algo._counters["num_episodes_broken"] == 3
+    assert len(algo.local_replay_buffer) == 3
+    pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.games._games]
+    algo.stop()
+    assert all(gone(pid) for pid in pids)
+
+
+def test_a_game_that_does_not_start_is_tried_again_with_back_off(stand_in, monkeypatch):
+    waits = []
+    monkeypatch.setattr(module.time, "sleep", waits.append)
+    monkeypatch.setattr(module._Game, "FIRST_WAIT", 1.0)
+    games = SMACGames(1, {"map_name": "3s_vs_5z"})
+    stand_in.START_FAULTS[0] = 3
+    games.reset(np.arange(1))
+    assert waits == [1, 2, 4]
+    stand_in.START_FAULTS[0] = 100
+    with pytest.raises(ConnectionError, match="does not start"):
+        games.reset(np.arange(1))
+    assert waits == [1, 2, 4] + [1, 2, 4, 8, 16]
+    games.close()
+
+
+def test_no_game_outlives_its_env(stand_in):
+    def started():
+        games = SMACGames(1, {"map_name": "3s_vs_5z"})
+        games.reset(np.arange(1))
+        return games, games._games[0]._env._sc2_proc._proc.pid
+
+    games, pid = started()
+    games.close()
+    assert gone(pid)
+    games, pid = started()
+    stand_in.FAULTS[:] = ["die"]
+    games.step(np.ones((1, 3), int), np.arange(1))
+    assert gone(pid)
+    games, pid = started()
+    del games  # collected, never closed
+    assert gone(pid)
+
+
+def test_no_game_outlives_a_killed_worker(stand_in):
+    code = f"""
+    import sys
+    sys.path.insert(0, {str(STAND_IN)!r})
+    import numpy as np
+    from rllib_ddn.envs.smac import SMACGames
+    games = SMACGames(1, {{"map_name": "3s_vs_5z"}})
+    games.reset(np.arange(1))
+    print(games._games[0]._env._sc2_proc._proc.pid, flush=True)
+    sys.stdin.read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ, text=True) as worker:
+        pid = int(worker.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        worker.send_signal(signal.SIGKILL)
+    assert gone(pid)
+
+
+def test_replays_are_saved_after_each_episode(stand_in):
+    games = SMACGames(1, {"map_name": "3s_vs_5z", "save_replay": True, "replay_dir": "there"})
+    play(games, [0], np.random.default_rng(0))
+    ((folder, steps),) = stand_in.REPLAYS
+    assert folder == "there"
+    assert steps > 1
+    games.close()
+
+
+def test_without_smac(monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(TeamEnvError, match=r"needs the package smac: pip install --no-deps git\+https://github.com/oxwhirl/smac"):
+        SMACTeam({})
+    with pytest.raises(TeamEnvError, match="needs the package smacv2"):
+        SMACTeam({"version": 2})
+    with pytest.raises(TeamEnvError, match=r"is 1 \(smac\) or 2 \(smacv2\); got 3"):
+        SMACTeam({"version": 3})
+
+
+def package(folder, monkeypatch, text):
+    """Another package of the name smac."""
+    forget_smac()
+    (folder / "smac").mkdir()
+    (folder / "smac" / "__init__.py").write_text("")
+    for name, content in text.items():
+        path = folder / "smac" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_the_wrong_smac(tmp_path, monkeypatch):
+    package(tmp_path, monkeypatch, {"facade.py": "class HyperparameterOptimizationFacade: ..."})
+    with pytest.raises(TeamEnvError, match="it is SMAC3, the hyperparameter optimizer"):
+        SMACTeam({})
+    forget_smac()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("raise TypeError('Descriptors cannot be created directly.')", "pip install pys2clientprotocol .or set PROTOCOL_BUFFERS"),
+        ("import no_pysc2_here", "smac cannot be imported: No module named 'no_pysc2_here'. It needs pysc2"),
+    ],
+)
+def test_a_smac_that_cannot_be_imported(tmp_path, monkeypatch, text, message):
+    package(tmp_path, monkeypatch, {"env/__init__.py": text})
+    with pytest.raises(TeamEnvError, match=message):
+        SMACTeam({})
+    forget_smac()
+
+
+def test_without_the_game_its_maps_or_the_map(stand_in, game, monkeypatch):
+    with pytest.raises(TeamEnvError, match=r"'MMM3' is no map of SMAC. Nearest: MMM2"):
+        SMACTeam({"map_name": "MMM3"})
+    (game / "Maps" / "SMAC_Maps" / "MMM2.SC2Map").unlink()
+    with pytest.raises(TeamEnvError, match=r"Maps has no MMM2.SC2Map: unpack SMAC's maps there"):
+        SMACTeam({"map_name": "MMM2"})
+    (game / "Versions").rmdir()
+    with pytest.raises(TeamEnvError, match=r"holds no game .no folder Versions.: set SC2PATH"):
+        SMACTeam({"map_name": "3s5z"})
+    monkeypatch.setenv("SC2PATH", str(game / "nowhere"))
+    with pytest.raises(TeamEnvError, match=r"SC2PATH .*nowhere does not exist: install StarCraft II"):
+        SMACTeam({"map_name": "3s5z"})
+    monkeypatch.delenv("SC2PATH")
+    monkeypatch.setenv("HOME", str(game / "home"))
+    with pytest.raises(TeamEnvError, match=r"SC2PATH is not set, and its default .*StarCraftII does not exist"):
+        SMACTeam({"map_name": "3s5z"})
