@@ -133,6 +133,7 @@ def evaluate(
     network: Annotated[Network, typer.Option(help="Who plays, for algorithms with a leader and a follower.")] = Network.both,
     render: Annotated[bool, typer.Option("--render", help="Draw the env in a window (render_mode human).")] = False,
     save_gif: Annotated[Path | None, typer.Option(help="Folder for an animation of each episode (render_mode rgb_array).")] = None,
+    save_replay: Annotated[Path | None, typer.Option(help="Folder for StarCraft's own replays (env smac).")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the results, as JSON.")] = None,
     v: Info = False,
     vv: Debug = False,
@@ -143,7 +144,7 @@ def evaluate(
         _fail(f"{checkpoint} is not a checkpoint: rllib_checkpoint.json is missing there.")
     changes = _json("--config", config)
     with _one_line_errors():
-        results = _evaluate(checkpoint, algo, env, changes, episodes, network, render, save_gif)
+        results = _evaluate(checkpoint, algo, env, changes, episodes, network, render, save_gif, save_replay)
     typer.echo(json.dumps(results, indent=2))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -357,6 +358,7 @@ def _evaluate(
     network: Network,
     render: bool,
     save_gif: Path | None,
+    save_replay: Path | None,
 ) -> dict[str, Any]:
     import ray
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -382,6 +384,10 @@ def _evaluate(
         config.environment(env)
     config.update_from_dict({"num_env_runners": 0, "evaluation_num_env_runners": 0, "evaluation_interval": 1, **changes})
     config.evaluation(evaluation_duration=episodes, evaluation_duration_unit="episodes")
+    if save_replay:
+        if config.env != "smac":
+            raise ValueError(f"--save-replay is for the env smac; this is {config.env}. --save-gif draws others.")
+        config.environment(env_config={**config.env_config, "save_replay": True, "replay_dir": str(save_replay.absolute())})
     try:
         if issubclass(state_class, rllib_ddn.DDN):
             networks = config.networks if network is Network.both else (network.value,)

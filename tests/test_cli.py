@@ -172,14 +172,21 @@ def variants(value):
             yield from variants(item)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_tuned_examples_are_accepted(path):
+def accept(path):
+    """Builds the config of all variants of a file, and the env."""
     from rllib_ddn.cli import _check, _load, _samplers
 
-    for name, spec in _load(path).items():
+    experiments = _load(path)
+    for name, spec in experiments.items():
         spec["config"] = _samplers({**spec["config"], "env": spec.pop("env")})
         _check(name, spec)
         assert spec["stop"]["timesteps_total"] > 0
+    return experiments
+
+
+@pytest.mark.parametrize("path", sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("paper/*.yaml")]), ids=lambda path: path.stem)
+def test_tuned_examples_are_accepted(path):
+    accept(path)
 
 
 def test_the_papers_setting_is_the_papers():

@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ray.rllib.env.env_context import EnvContext
+from ray.tune.registry import get_trainable_cls
 
 from conftest import small_config
+from rllib_ddn import cli
 from rllib_ddn.envs import smac as module
 from rllib_ddn.envs.grouping import BROKEN, TeamEnvError, TeamSpec, as_team_env
 from rllib_ddn.envs.smac import SMACGames, SMACTeam
+from test_cli import EXAMPLES, accept
 
 STAND_IN = Path(__file__).parent / "stand_in"
 MAPS = {
@@ -242,6 +245,37 @@ def test_replays_are_saved_after_each_episode(stand_in):
     assert folder == "there"
     assert steps > 1
     games.close()
+
+
+def test_evaluation_saves_replays(build, stand_in, tmp_path, monkeypatch):
+    """What ``rllib evaluate --save-replay`` does, here in this process, where the stand-in is."""
+    config = small_config(train_batch_size=2).environment("smac")
+    config.env_config = {"map_name": "3s_vs_5z"}
+    algo = build(config)
+    algo.train()
+    checkpoint = Path(algo.save(str(tmp_path / "checkpoint")).checkpoint.path)
+    monkeypatch.setattr("ray.init", lambda **kwargs: None)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    results = cli._evaluate(checkpoint, "DDN", None, {}, 2, cli.Network.both, False, None, tmp_path / "replays")
+    assert [folder for folder, _ in stand_in.REPLAYS] == [str(tmp_path / "replays")] * 4
+    assert results["follower"]["win_rate"] in (0, 0.5, 1)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_tuned_examples_have_the_papers_settings(stand_in, name):
+    """Section B.3: 3s5z_vs_3s6z has a learning rate, an exploration and a length of its own."""
+    hard = name == "3s5z_vs_3s6z"
+    for kind, runs in (("ddn", {"DDN"}), ("baselines", {"VDN", "QMIX", "Qatten", "QPLEX", "CWQMIX", "OWQMIX", "QTRAN"})):
+        experiments = accept(EXAMPLES / "smac" / f"{name}_{kind}.yaml")
+        assert {spec["run"] for spec in experiments.values()} == runs
+        for spec in experiments.values():
+            variant = {**spec["config"], "seed": 1}
+            config = get_trainable_cls(spec["run"]).get_default_config().update_from_dict(variant)
+            assert config.env_config == {"map_name": name, "difficulty": "7"}
+            assert spec["stop"] == {"timesteps_total": 5_000_000 if hard else 2_000_000}
+            assert config.lr == (1e-3 if hard else 5e-4)
+            assert config.exploration_config["epsilon_timesteps"] == (1_000_000 if hard else 50_000)
+            assert config.exploration_config["final_epsilon"] == 0.05
 
 
 def test_without_smac(monkeypatch):

@@ -10,6 +10,7 @@ from PIL import Image
 from conftest import small_config
 from rllib_ddn.envs.grouping import TeamEnvError, TeamSpec, as_team_env
 from rllib_ddn.envs.smax import MOVES, SMAXTeam
+from test_cli import EXAMPLES, accept
 
 pytest.importorskip("jaxmarl", reason='JaxMARL is not installed: pip install "rllib-ddn[smax]"')
 
@@ -135,6 +136,11 @@ def test_ddn_trains_and_reports_a_win_rate(build):
     assert np.isfinite(result["info"]["learner"]["default_policy"]["learner_stats"]["loss_global"])
     assert 0 <= result["evaluation"]["leader"]["win_rate"] <= 1
     assert 0 <= result["evaluation"]["follower"]["win_rate"] <= 1
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "smax").glob("*.yaml")), ids=lambda path: path.stem)
+def test_tuned_examples_are_accepted(path):
+    accept(path)
 
 
 @pytest.mark.parametrize(
