@@ -32,8 +32,17 @@ MAPS = {
 
 
 def forget_smac():
-    for name in [name for name in sys.modules if name.split(".")[0] == "smac"]:
-        del sys.modules[name]
+    """Takes the modules of whatever is called smac out, and returns them."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "smac"}
+
+
+@pytest.fixture(autouse=True)
+def no_smac():
+    """Each test begins without one; the real one, which cannot be imported twice, comes back."""
+    real = forget_smac()
+    yield
+    forget_smac()
+    sys.modules.update(real)
 
 
 @pytest.fixture
@@ -51,7 +60,6 @@ def game(tmp_path, monkeypatch):
 @pytest.fixture
 def stand_in(game, monkeypatch):
     """The stand-in in the place of the package smac, without waiting between restarts."""
-    forget_smac()
     monkeypatch.syspath_prepend(str(STAND_IN))
     monkeypatch.setattr(module._Game, "FIRST_WAIT", 0.01)
     import smac.env
@@ -60,7 +68,6 @@ def stand_in(game, monkeypatch):
     smac.env.FAULTS.clear()
     smac.env.REPLAYS.clear()
     smac.env.START_FAULTS[0] = 0
-    forget_smac()
 
 
 def random_actions(mask, rng):
@@ -290,7 +297,6 @@ def test_without_smac(monkeypatch):
 
 def package(folder, monkeypatch, text):
     """Another package of the name smac."""
-    forget_smac()
     (folder / "smac").mkdir()
     (folder / "smac" / "__init__.py").write_text("")
     for name, content in text.items():
@@ -304,7 +310,6 @@ def test_the_wrong_smac(tmp_path, monkeypatch):
     package(tmp_path, monkeypatch, {"facade.py": "class HyperparameterOptimizationFacade: ..."})
     with pytest.raises(TeamEnvError, match="it is SMAC3, the hyperparameter optimizer"):
         SMACTeam({})
-    forget_smac()
 
 
 @pytest.mark.parametrize(
@@ -318,7 +323,6 @@ def test_a_smac_that_cannot_be_imported(tmp_path, monkeypatch, text, message):
     package(tmp_path, monkeypatch, {"env/__init__.py": text})
     with pytest.raises(TeamEnvError, match=message):
         SMACTeam({})
-    forget_smac()
 
 
 def test_without_the_game_its_maps_or_the_map(stand_in, game, monkeypatch):
