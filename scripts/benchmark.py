@@ -34,15 +34,20 @@ from rllib_ddn.envs.predator_prey import PredatorPreyGames
 from rllib_ddn.losses import global_loss, idm_loss, td_target
 from rllib_ddn.networks import greedy_actions
 from rllib_ddn.replay import EpisodeReplay, Episodes, empty_episodes
-from rllib_ddn.variants import QMIXConfig, VDNConfig
+from rllib_ddn.variants import HOSTS, QTRAN
 
 STEPS, BATCH, AGENTS = 200, 32, 8  # the paper's Predator-Prey: 8 agents, obs 50, state 200, 6 actions
+
+
+def ddn_on(mixer: str) -> DDNConfig:
+    return DDNConfig().training(mixer=mixer)
+
+
 LEARNERS: dict[str, Callable[[], DDNConfig]] = {
-    "VDN": VDNConfig,
-    "QMIX": QMIXConfig,
-    "DDN on VDN": lambda: DDNConfig().training(mixer="vdn"),
-    "DDN on QMIX": lambda: DDNConfig().training(mixer="qmix"),
+    **{host.__name__: host.get_default_config for host in HOSTS},
+    **{f"DDN on {host.__name__}": partial(ddn_on, host.__name__.lower()) for host in HOSTS if host is not QTRAN},
 }
+QUICK_LEARNERS = ("VDN", "QMIX", "DDN on VDN", "DDN on QMIX")
 
 
 class Benchmark:
@@ -58,7 +63,7 @@ class Benchmark:
     def update(self) -> None:
         """One update of each learner on 32 full episodes, beside the yardstick."""
         for threads in (1,) if self.gpu else (1, 2):
-            seconds = self.compare_updates(list(LEARNERS), threads)
+            seconds = self.compare_updates(list(QUICK_LEARNERS if self.quick else LEARNERS), threads)
             base = seconds["yardstick"]
             rows = [(name, f"{s * 1000:.0f} ms", f"{s / base:.2f}") for name, s in seconds.items()]
             where = "GPU" if self.gpu else f"{threads} thread{'s' * (threads > 1)}"
