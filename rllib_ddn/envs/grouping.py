@@ -100,6 +100,18 @@ class TeamSpec:
         )
 
 
+def team_spaces(spec: TeamSpec) -> tuple[spaces.Tuple, spaces.Tuple]:
+    """The observation and action space of a team with real-valued observations, action masks and a state."""
+    agent = spaces.Dict(
+        {
+            OBS: spaces.Box(-np.inf, np.inf, (spec.obs_dim,), spec.obs_dtype.type),
+            ACTION_MASK: spaces.Box(0, 1, (spec.num_actions,), np.int8),
+            STATE: spaces.Box(-np.inf, np.inf, (spec.state_dim,), spec.state_dtype.type),
+        }
+    )
+    return spaces.Tuple([agent] * spec.num_agents), spaces.Tuple([spaces.Discrete(spec.num_actions)] * spec.num_agents)
+
+
 def as_team_env(env: Any, env_config: dict[str, Any]) -> MultiAgentEnv:
     """Checks a team env and completes it with a global state where it is offered another way.
 

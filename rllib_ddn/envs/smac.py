@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.envs.grouping import ACTION_MASK, BROKEN, OBS, STATE, TeamEnvError, TeamSpec
+from rllib_ddn.envs.grouping import ACTION_MASK, BROKEN, OBS, STATE, TeamEnvError, TeamSpec, team_spaces
 
 TEAM = "team"
 SMAC_PAGE = "github.com/oxwhirl/smac"
@@ -54,15 +53,7 @@ class SMACTeam(MultiAgentEnv):
         self._game = _Game(config, getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)
         self._config = config
         spec = self._game.spec
-        agent = spaces.Dict(
-            {
-                OBS: spaces.Box(-np.inf, np.inf, (spec.obs_dim,), np.float32),
-                ACTION_MASK: spaces.Box(0, 1, (spec.num_actions,), np.int8),
-                STATE: spaces.Box(-np.inf, np.inf, (spec.state_dim,), np.float32),
-            }
-        )
-        self.observation_space = spaces.Tuple([agent] * spec.num_agents)
-        self.action_space = spaces.Tuple([spaces.Discrete(spec.num_actions)] * spec.num_agents)
+        self.observation_space, self.action_space = team_spaces(spec)
         self.possible_agents = self.agents = [TEAM]
         self.observation_spaces, self.action_spaces = {TEAM: self.observation_space}, {TEAM: self.action_space}
         self._arrays = _arrays(1, spec)

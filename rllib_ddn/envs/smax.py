@@ -13,10 +13,9 @@ import os
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.envs.grouping import ACTION_MASK, OBS, STATE, TeamEnvError, TeamSpec
+from rllib_ddn.envs.grouping import ACTION_MASK, OBS, STATE, TeamEnvError, TeamSpec, team_spaces
 
 TEAM = "team"
 MOVES = 5  # four directions and "stop"; the attacks on each enemy come after them
@@ -47,15 +46,7 @@ class SMAXTeam(MultiAgentEnv):
         self._arguments = arguments
         self._games: SMAXGames | None = None
         spec = _sizes(_battle(arguments), arguments)
-        agent = spaces.Dict(
-            {
-                OBS: spaces.Box(-np.inf, np.inf, (spec.obs_dim,), np.float32),
-                ACTION_MASK: spaces.Box(0, 1, (spec.num_actions,), np.int8),
-                STATE: spaces.Box(-np.inf, np.inf, (spec.state_dim,), np.float32),
-            }
-        )
-        self.observation_space = spaces.Tuple([agent] * spec.num_agents)
-        self.action_space = spaces.Tuple([spaces.Discrete(spec.num_actions)] * spec.num_agents)
+        self.observation_space, self.action_space = team_spaces(spec)
         self.possible_agents = self.agents = [TEAM]
         self.observation_spaces, self.action_spaces = {TEAM: self.observation_space}, {TEAM: self.action_space}
 
