@@ -169,7 +169,7 @@ def test_bad_data_in_mid_training_loses_nothing_trained(build, wrong, message, r
         ({"mask_probability": 1.5}, r"mask_probability is a probability in \[0, 1\]; got 1.5"),
         ({"mask_probability": float("nan")}, r"mask_probability is a probability in \[0, 1\]; got nan"),
         ({"mask_probability": "often"}, r"mask_probability is a probability in \[0, 1\]; got 'often'"),
-        ({"state_fusion": "rare"}, r"state_fusion is one of 'personalized', 'raw'; got 'rare'"),
+        ({"state_fusion": "rare"}, r"state_fusion is one of 'personalized', 'raw', 'concatenated'; got 'rare'"),
         ({"behaviour_network": "teacher"}, r"behaviour_network is one of 'leader', 'follower'"),
         ({"intrinsic_reward_stage": "later"}, r"intrinsic_reward_stage is one of 'replay', 'trajectory'"),
         ({"intrinsic_reward": 1}, r"intrinsic_reward is True or False; got 1"),
