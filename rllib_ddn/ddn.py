@@ -33,7 +33,7 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 
 from rllib_ddn.ddn_env_runner import DDNEnvRunner
-from rllib_ddn.ddn_torch_model import AGENT, FOLLOWER, MIXTURE, NETWORKS
+from rllib_ddn.ddn_torch_model import AGENT, MIXTURE, NETWORKS
 from rllib_ddn.ddn_torch_policy import LEARNER_STATS, DDNTorchPolicy
 from rllib_ddn.envs.grouping import TeamEnvError, as_team_env
 from rllib_ddn.evaluation import compare, evaluate_network
@@ -564,8 +564,7 @@ class DDN(Algorithm):
         seeds = [[self._evaluation_seed, self.iteration, k] for k in range(config.evaluation_duration)]
         played = {network: evaluate_network(runners, network, seeds, bool(config.explore)) for network in config.networks}
         results = compare(played)
-        behaviour = FOLLOWER if self.config.behaviour_network == MIXTURE else self.config.behaviour_network
-        results["env_runners"] = summarize_episodes(played[behaviour])
+        results["env_runners"] = summarize_episodes(played[self.get_policy().model.behaviour_network])
         steps = sum(episode.episode_length for episodes in played.values() for episode in episodes)
         results["timesteps_this_iter"] = self._counters[NUM_ENV_STEPS_SAMPLED_FOR_EVALUATION_THIS_ITER] = steps
         self.callbacks.on_evaluate_end(algorithm=self, metrics_logger=self.metrics, evaluation_metrics=results)

@@ -173,6 +173,14 @@ def test_a_broken_episode_ends_and_the_game_goes_on(stand_in, fault):
     games.close()
 
 
+def test_actions_that_the_game_refuses_are_no_fault_of_the_game(stand_in):
+    games = SMACGames(1, {"map_name": "3s_vs_5z"})
+    games.reset(np.arange(1))
+    with pytest.raises(ValueError, match="agent 0 cannot perform action 0"):
+        games.step(np.zeros((1, 3), int), np.arange(1))  # the no-op is for the dead
+    games.close()
+
+
 def test_broken_episodes_count_nowhere_but_in_their_counter(build, stand_in):
     config = small_config(train_batch_size=2).environment("smac")
     config.env_config = {"map_name": "3s_vs_5z"}

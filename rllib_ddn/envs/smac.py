@@ -175,10 +175,16 @@ class _Game:
         self._steps, self._dead = 0, False
 
     def step(self, actions: Any) -> tuple[float, bool, bool, dict[str, Any]]:
-        """Reward, terminated, truncated, info. A game that fails ends its episode as broken."""
+        """Reward, terminated, truncated, info. A game that fails ends its episode as broken.
+
+        Raises:
+            AssertionError, ValueError: an action is not available, or their number is wrong.
+        """
         try:
             reward, over, info = self._env.step([int(action) for action in actions])
             self._watch()
+        except (AssertionError, ValueError):  # StarCraft2Env refuses the actions: no fault of the game's
+            raise
         except Exception:
             self.close()
             reward, over, info = 0.0, True, {}
