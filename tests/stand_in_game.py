@@ -29,7 +29,10 @@ KINDS = {
 }
 BLIZZARD = {"marine": 48, "marauder": 51, "medivac": 54, "stalker": 74, "zealot": 73, "spine": 98}
 # SMAC's maps have unit types of their own for the allies, counted from a first one in this order.
-ORDER = {"stalker": 0, "zealot": 1, "marauder": 0, "marine": 1, "medivac": 2}
+ALLIES = {"stalker": 1970, "zealot": 1971, "marauder": 1970, "marine": 1971, "medivac": 1972}
+# SMACv2's map has nine of them, the last of all types; its units are made by the env, in each episode.
+GENERATED = {2003: "marauder", 2004: "marine", 2005: "medivac", 2006: "stalker", 2007: "zealot"}
+NUM_TYPES = 2009
 MAPS = {
     "3s5z": (["stalker"] * 3 + ["zealot"] * 5, ["stalker"] * 3 + ["zealot"] * 5),
     "2s_vs_1sc": (["stalker"] * 2, ["spine"]),
@@ -37,6 +40,7 @@ MAPS = {
     "5m_vs_6m": (["marine"] * 5, ["marine"] * 6),
     "3s5z_vs_3s6z": (["stalker"] * 3 + ["zealot"] * 5, ["stalker"] * 3 + ["zealot"] * 6),
     "MMM2": (["marauder"] * 2 + ["marine"] * 7 + ["medivac"], ["marauder"] * 3 + ["marine"] * 8 + ["medivac"]),
+    "32x32_flat": ([], []),
 }
 MOVE, ATTACK, STOP, HEAL = 16, 23, 4, 386
 SECONDS = 1 / 22.4  # of a game loop
@@ -46,6 +50,7 @@ SECONDS = 1 / 22.4  # of a game loop
 class Unit:
     tag: int
     kind: str
+    type: int
     owner: int
     x: float
     y: float
@@ -76,8 +81,15 @@ class Battle:
     def spawn(self):
         for owner, kinds in enumerate(MAPS[self.name], 1):
             for k, kind in enumerate(kinds):
-                unit = Unit(self.next_tag, kind, owner, 10.0 if owner == 1 else 20.0, 11.0 + k)
-                self.units[unit.tag], self.next_tag = unit, self.next_tag + 1
+                self.add(kind, (ALLIES if owner == 1 else BLIZZARD)[kind], owner, 10.0 if owner == 1 else 20.0, 11.0 + k)
+
+    def add(self, kind, unit_type, owner, x, y):
+        self.units[self.next_tag] = Unit(self.next_tag, kind, unit_type, owner, x, y)
+        self.next_tag += 1
+
+    def create(self, command):
+        kinds = GENERATED if command.owner == 1 else {number: kind for kind, number in BLIZZARD.items()}
+        self.add(kinds[command.unit_type], command.unit_type, command.owner, command.pos.x, command.pos.y)
 
     def step(self):
         self.loop += 1
@@ -114,8 +126,7 @@ class Battle:
     def observe(self, raw):
         for unit in self.units.values():
             health, shield, *_ = KINDS[unit.kind]
-            kind = BLIZZARD[unit.kind] if unit.owner == 2 else 1970 + ORDER[unit.kind]
-            message = raw.units.add(tag=unit.tag, unit_type=kind, owner=unit.owner, alliance=1 if unit.owner == 1 else 4)
+            message = raw.units.add(tag=unit.tag, unit_type=unit.type, owner=unit.owner, alliance=1 if unit.owner == 1 else 4)
             message.pos.x, message.pos.y = unit.x, unit.y
             message.health, message.health_max, message.shield, message.shield_max = unit.health, health, unit.shield, shield
             message.weapon_cooldown, message.energy, message.radius = unit.cooldown * 22.4, 50.0, 0.5
@@ -185,7 +196,12 @@ def main():
                 for command in request.debug.debug:
                     for tag in command.kill_unit.tag:
                         battle.units.pop(tag, None)
+                    if command.HasField("create_unit"):
+                        battle.create(command.create_unit)
                 response.debug.SetInParent()
+            elif what == "data":
+                for number in range(NUM_TYPES):
+                    response.data.units.add(unit_id=number)
             elif what == "save_replay":
                 response.save_replay.data = f"{battle.name} {battle.loop}".encode()
             else:

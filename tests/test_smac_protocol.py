@@ -1,7 +1,7 @@
-"""The real packages smac and pysc2 against a stand-in of the game's process (tests/stand_in_game.py).
+"""The real packages smac, smacv2 and pysc2 against a stand-in of the game's process (tests/stand_in_game.py).
 
-Runs where oxwhirl's smac can be imported, say with ``PYTHONPATH`` set to a checkout of it, with pysc2,
-pys2clientprotocol and websockets.
+Runs where oxwhirl's smac (and smacv2) can be imported, say with ``PYTHONPATH`` set to checkouts of them, with
+pysc2, pys2clientprotocol and websockets.
 """
 
 import importlib.util
@@ -42,12 +42,34 @@ def game(tmp_path, monkeypatch):
     binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
     maps = tmp_path / "Maps" / "SMAC_Maps"
     maps.mkdir(parents=True)
-    for name in MAPS:
+    for name in [*MAPS, "32x32_flat"]:
         (maps / f"{name}.SC2Map").write_bytes(b"map")
     monkeypatch.setenv("SC2PATH", str(tmp_path))
     monkeypatch.setenv("STAND_IN_FAULT", str(tmp_path / "fault"))
     monkeypatch.setattr(module._Game, "FIRST_WAIT", 0.05)
     return tmp_path
+
+
+SMACV2 = {
+    "version": 2,
+    "map_name": "10gen_terran",
+    "conic_fov": False,
+    "obs_own_pos": True,
+    "use_unit_ranges": True,
+    "min_attack_range": 2,
+    "capability_config": {
+        "n_units": 5,
+        "n_enemies": 5,
+        "team_gen": {
+            "dist_type": "weighted_teams",
+            "unit_types": ["marine", "marauder", "medivac"],
+            "weights": [0.45, 0.45, 0.1],
+            "exception_unit_types": ["medivac"],
+            "observe": True,
+        },
+        "start_positions": {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32},
+    },
+}
 
 
 def process(games):
@@ -146,3 +168,46 @@ def test_ddn_trains_on_it(build):
     algo.stop()
     assert all(gone(pid) for pid in pids)
     assert os.path.isdir(os.environ["SC2PATH"])
+
+
+@pytest.mark.skipif(not installed("smacv2"), reason="smacv2 is not importable here")
+def test_smacv2(game):
+    """In a process of its own: pysc2 refuses maps that smac has registered before."""
+    program = f"""
+import numpy as np
+from test_smac import gone, play, random_actions
+from conftest import small_config
+from rllib_ddn.envs.grouping import BROKEN
+from rllib_ddn.envs.smac import SMACGames
+
+games, rng = SMACGames(1, {SMACV2}), np.random.default_rng(0)
+spec = games.spec
+assert (spec.num_agents, spec.num_actions, games.episode_limit) == (5, 6 + 5, 200)
+teams, pids = [], []
+for _ in range(3):
+    returns, ends = play(games, [0], rng)
+    assert ends[0] in ((True, False), (False, True)) and isinstance(games.info(0)["battle_won"], bool)
+    assert 0 < returns[0] <= 20
+    env = games._games[0]._env
+    teams.append(sorted(unit.unit_type for unit in env.agents.values()))
+    pids.append(env._sc2_proc._proc.pid)
+assert len(set(map(str, teams))) > 1, teams  # drawn anew for each episode
+assert len(set(pids)) == 1  # in the same process
+games.reset(np.arange(1))
+open({str(game / "fault")!r}, "w").write("die")
+_, terminated, _ = games.step(random_actions(games.action_mask, rng), np.arange(1))
+assert terminated[0] and games.info(0) == {{BROKEN: True}} and gone(pids[0])
+games.close()
+config = small_config(train_batch_size=2).environment("smac")
+config.env_config = {SMACV2}
+algo = config.build_algo()
+stats = algo.train()["info"]["learner"]["default_policy"]["learner_stats"]
+assert np.isfinite(stats["loss_global"])
+pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.games._games]
+algo.stop()
+assert all(map(gone, pids))
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environ = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
