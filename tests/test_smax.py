@@ -34,7 +34,7 @@ def test_sizes_follow_the_scenario():
         spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
         assert (spec.num_agents, spec.num_actions) == (allies, MOVES + enemies)
         assert spec.obs_dim == 13 * (allies + enemies - 1) + 10
-        assert spec.state_dim == 12 * (allies + enemies)
+        assert spec.state_dim == 10 * (allies + enemies)
         assert spec.has_action_mask
 
 
@@ -90,6 +90,23 @@ def test_the_final_observation_is_of_the_battle_that_ended(games):
             dead = games.info(e)
             assert ((state[:3, 0] == 0).sum(), (state[3:, 0] == 0).sum()) == (dead["dead_allies"], dead["dead_enemies"])
         live = live[~(terminated | truncated)]
+
+
+def test_the_state_has_the_scale_of_the_observations(games):
+    """An agent's own features end its observation; the state is these of all units, ours first."""
+    games.reset(np.arange(5))
+    rng = np.random.default_rng(6)
+    for _ in range(40):
+        games.step(random_actions(games.action_mask, rng), np.arange(5))
+        units = games.state.reshape(5, 6, 10)
+        np.testing.assert_allclose(units[:, :3], games.obs[:, :, -10:], atol=1e-6)
+        world, (width, height) = games._world[1].state, (32, 32)
+        alive = np.asarray(world.unit_alive)
+        places = np.asarray(world.unit_positions) / (width, height) * alive[..., None]
+        np.testing.assert_allclose(units[..., 1:3], places, atol=1e-6)
+        assert units.min() >= 0
+        assert units.max() <= 1
+    assert not alive.all()
 
 
 def test_dead_agents_may_only_stop(games):

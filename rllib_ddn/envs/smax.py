@@ -30,6 +30,9 @@ class SMAXTeam(MultiAgentEnv):
     of which ``see_enemy_actions`` and ``walls_cause_death`` are True and ``attack_mode`` is "closest" by
     default.
 
+    The state holds each unit's health, position, cooldown and type between 0 and 1, and zeros for the dead;
+    JaxMARL's own has positions and cooldowns of 30 and more, on which Q values diverge.
+
     JAX takes one thread of its own in each process, and no GPU memory in advance. To change that, set
     ``PJRT_NPROC`` or ``XLA_PYTHON_CLIENT_PREALLOCATE`` in the environment of Ray's workers.
 
@@ -152,7 +155,17 @@ def _compiled(battle: Any) -> tuple[Any, Any]:
     def observe(obs: Any, state: Any) -> tuple:
         masks = battle.get_avail_actions(state)
         stack = lambda parts: jnp.stack([parts[agent] for agent in agents])  # noqa: E731
-        return stack(obs), obs["world_state"], stack(masks).astype(bool)
+        return stack(obs), units(state.state), stack(masks).astype(bool)
+
+    def units(state: Any) -> Any:
+        """``[all units, 4 + types]``, flat: JaxMARL's global state on the scale of its observations."""
+        types = state.unit_types
+        health = state.unit_health / battle.unit_type_health[types]
+        positions = state.unit_positions / jnp.array([battle.map_width, battle.map_height])
+        cooldowns = jnp.clip(state.unit_weapon_cooldowns / battle.unit_type_weapon_cooldowns[types], 0.0, 1.0)
+        kinds = jax.nn.one_hot(types, len(battle.unit_type_health))
+        features = jnp.concatenate([health[:, None], positions, cooldowns[:, None], kinds], -1)
+        return (features * state.unit_alive[:, None]).reshape(-1)
 
     def reset(seed: Any) -> tuple:
         key, first = jax.random.split(jax.random.PRNGKey(seed))
@@ -218,7 +231,7 @@ def _sizes(battle: Any, arguments: dict[str, Any]) -> TeamSpec:
         num_agents=battle.num_agents,
         num_actions=battle.num_ally_actions,
         obs_dim=battle.obs_size,
-        state_dim=battle.state_size,
+        state_dim=(battle.num_agents + battle.num_enemies) * (4 + len(battle.unit_type_health)),
         obs_dtype=np.dtype(np.float32),
         state_dtype=np.dtype(np.float32),
         has_action_mask=True,
