@@ -337,6 +337,8 @@ def main() -> None:
     left = [trial for trial, _ in pending(found, storage, options.steps)]
     settings = json.dumps(found[0].config.get("env_config", {}))
     caption = f"{options.env} {settings}, {options.steps:,} env steps, {options.seeds} seed{'s' * (options.seeds > 1)}."
+    if options.config:
+        caption += f" With {json.dumps(options.config)}."
     if options.env != "smac":
         caption += " This is not SMAC: compare the rows, not the figures, with the paper's."
     if left:

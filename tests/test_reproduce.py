@@ -130,6 +130,7 @@ def test_runs_are_finished_continued_and_never_repeated(tmp_path):
     assert folders == 2
     assert "| personalized state | " in (tmp_path / "table3.md").read_text()
     assert "This is not SMAC" in printed
+    assert f"With {json.dumps(small)}." in printed
     printed, folders = run(100)
     assert "2 of 2 trials are finished" in printed
     assert folders == 2
