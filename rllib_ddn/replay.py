@@ -106,11 +106,14 @@ class EpisodeReplay:
 
     def add(self, episodes: Episodes) -> None:
         """Copies the given episodes in. Padding must be zero (as the env runner leaves it)."""
-        steps = episodes["rewards"].shape[1]
         if not self._data:
-            self._data = {name: np.zeros((self.capacity, *array.shape[1:]), array.dtype) for name, array in episodes.items()}
-        elif steps > self._data["rewards"].shape[1]:
-            self._data = resize_steps(self._data, steps)
+            self._data = self._reserved(episodes)
+        elif episodes["rewards"].shape[1] > self._data["rewards"].shape[1]:
+            old, held = self._data, len(self)
+            self._data = self._reserved(episodes)
+            for name, array in old.items():
+                rows = self._data[name][:held]
+                (rows if name in _PER_EPISODE else rows[:, : array.shape[1]])[:] = array[:held]
         for row in range(len(episodes["length"])):
             slot = self.num_added % self.capacity
             for name, array in episodes.items():
@@ -121,6 +124,10 @@ class EpisodeReplay:
                     target[slot, : array.shape[1]] = array[row]
                     target[slot, array.shape[1] :] = 0
             self.num_added += 1
+
+    def _reserved(self, like: Episodes) -> Episodes:
+        """Room for ``capacity`` episodes as long as these."""
+        return {name: np.zeros((self.capacity, *array.shape[1:]), array.dtype) for name, array in like.items()}
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Episodes:
         """``batch_size`` distinct episodes, trimmed to the longest of them.
@@ -161,7 +168,6 @@ class EpisodeReplay:
                 f"{self.capacity}: restore with the capacity that it was saved with."
             )
         self.num_added = state["num_added"]
-        self._data = {}
+        self._data = self._reserved(state["data"])
         for name, array in state["data"].items():
-            self._data[name] = np.zeros((self.capacity, *array.shape[1:]), array.dtype)
             self._data[name][:held] = array

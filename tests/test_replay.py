@@ -1,5 +1,7 @@
 """The episode replay against a list of episodes."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -93,6 +95,19 @@ def test_a_full_predator_prey_episode_takes_at_most_150_kb():
     replay = EpisodeReplay(capacity=7)
     replay.add(empty_episodes(3, 200, spec))
     assert replay.nbytes / 3 <= 150_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux's /proc")
+def test_a_longer_episode_does_not_touch_the_memory_of_episodes_to_come():
+    """A ring of 2 GB with six episodes in it."""
+    spec = SimpleNamespace(**{**vars(SPEC), "obs_dim": 1_000_000})
+    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")  # noqa: E731
+    replay, before = EpisodeReplay(capacity=200), resident()
+    for steps in (2, 3, 4):
+        replay.add(empty_episodes(2, steps, spec))
+    assert replay.num_added == 6
+    assert replay.nbytes <= 6 * 5 * 2_000_100
+    assert resident() - before < 200_000_000
 
 
 def test_resizing_keeps_what_fits():
