@@ -13,7 +13,6 @@ def test_leader_and_follower_learn_a_small_predator_prey(build):
         DDNConfig()
         .environment("predator_prey", env_config=game)
         .env_runners(num_envs_per_env_runner=8, exploration_config={"epsilon_timesteps": 10_000})
-        .resources(num_cpus_for_main_process=2)
         .evaluation(evaluation_interval=None, evaluation_duration=64, evaluation_config={"num_envs_per_env_runner": 32})
         .debugging(seed=1, log_level="ERROR")
     )
