@@ -272,7 +272,7 @@ def markdown(name: str, curves: pd.DataFrame, caption: str, steps: int, where: s
         cells = [*label, cell(row, leader), cell(row, "follower"), ratio, *(figures[k] for figures in table.paper.values())]
         lines.append(f"| {' | '.join(cells)} |")
     notes = [caption] + ([table.note] if table.note else [])
-    return "\n\n".join([f"**{name.capitalize()}. {table.title}.**", *notes, "\n".join(lines)]) + "\n"
+    return "\n\n".join([f"**{name[:-1].capitalize()} {name[-1]}. {table.title}.**", *notes, "\n".join(lines)]) + "\n"
 
 
 def draw(name: str, curves: pd.DataFrame, caption: str, out: Path) -> None:
