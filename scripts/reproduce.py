@@ -266,9 +266,10 @@ def markdown(name: str, curves: pd.DataFrame, caption: str, steps: int, where: s
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     for k, (row, label) in enumerate(table.labels.items()):
         leader = "agent" if len(final(curves, row, "agent", steps)) else "leader"
+        leaders, followers = final(curves, row, "leader", steps), final(curves, row, "follower", steps)
         ratio = ""
-        if len(final(curves, row, "follower", steps)) and iqm(final(curves, row, "leader", steps)) > 0:
-            ratio = f"{iqm(final(curves, row, 'follower', steps)) / iqm(final(curves, row, 'leader', steps)):.0%}"
+        if len(leaders) and len(followers) and iqm(leaders) > 0 and iqm(followers) >= 0:
+            ratio = f"{iqm(followers) / iqm(leaders):.0%}"
         cells = [*label, cell(row, leader), cell(row, "follower"), ratio, *(figures[k] for figures in table.paper.values())]
         lines.append(f"| {' | '.join(cells)} |")
     notes = [caption] + ([table.note] if table.note else [])
