@@ -85,6 +85,15 @@ def test_table_by_hand(tmp_path):
     assert left == [("raw", 1), ("raw", 2), ("raw", 3)]
 
 
+def test_a_follower_below_zero_has_no_share_of_its_leader(tmp_path):
+    found = reproduce.trials("table3", "predator_prey", None, 1, 100, {})
+    for trial, returns in zip(found, (0.5, 1.0), strict=True):  # the follower's are lower by 1
+        write_trial(tmp_path, trial.row, trial.config, [returns] * 10)
+    text = reproduce.markdown("table3", reproduce.load(found, tmp_path), "Caption.", 100, "here")
+    assert "| personalized state | 0.50 | -0.50 |  | 0.9701 |" in text
+    assert "| raw state | 1.00 | 0.00 | 0% | 0.8216 |" in text
+
+
 def test_interquartile_mean_by_hand():
     assert reproduce.iqm(np.array([100.0, 1.0, 2.0, -50.0])) == 1.5
     low, high = reproduce.interval(np.array([[1.0, 5.0], [3.0, 5.0]]))
