@@ -35,11 +35,12 @@ from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 from rllib_ddn.ddn_env_runner import DDNEnvRunner
 from rllib_ddn.ddn_torch_model import AGENT, MIXTURE, NETWORKS
 from rllib_ddn.ddn_torch_policy import LEARNER_STATS, DDNTorchPolicy
-from rllib_ddn.envs.grouping import TeamEnvError, as_team_env
+from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.evaluation import compare, evaluate_network
 from rllib_ddn.losses import Q_LOSSES
 from rllib_ddn.networks import MIXERS, STATE_FUSIONS, Mixer, TeamSizes
 from rllib_ddn.replay import EpisodeReplay
+from rllib_ddn.team import TeamEnvError
 
 NUM_EPISODES_SAMPLED = "num_episodes_sampled"
 NUM_EPISODES_LOST = "num_episodes_lost"  # with env runners that died while they played them

@@ -16,8 +16,9 @@ from ray.rllib.utils.annotations import override
 
 from rllib_ddn.ddn_torch_model import FOLLOWER, LEADER, MIXTURE
 from rllib_ddn.ddn_torch_policy import DDNTorchPolicy
-from rllib_ddn.envs.grouping import BROKEN, TeamEnvError, TeamGames, as_team_env, team_of
+from rllib_ddn.envs.grouping import BROKEN, TeamGames, as_team_env, team_of
 from rllib_ddn.replay import Episodes, empty_episodes, resize_steps
+from rllib_ddn.team import TeamEnvError
 
 WON = "battle_won"  # the key of a final info that says whether the team has won (as in SMAC)
 

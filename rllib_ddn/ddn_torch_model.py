@@ -12,7 +12,6 @@ from ray.rllib.models.torch.torch_modelv2 import TorchModelV2
 from torch import Tensor, nn
 
 from rllib_ddn import losses
-from rllib_ddn.envs.grouping import TeamSpec
 from rllib_ddn.networks import (
     MIXERS,
     AgentOutput,
@@ -27,6 +26,7 @@ from rllib_ddn.networks import (
     greedy_actions,
 )
 from rllib_ddn.overlap import OverlappedLoss
+from rllib_ddn.team import TeamSpec
 
 LEADER, FOLLOWER = NETWORKS = ("leader", "follower")
 AGENT = "agent"  # the only network of a host without distillation
@@ -80,7 +80,7 @@ class DDNTorchModel(TorchModelV2, nn.Module):
     Without distillation, a plain agent network stands in the leader's place, and there is no follower.
 
     Registered in RLlib's model catalog as ``"ddn"``. Its sizes come from the team's spaces (see
-    :class:`rllib_ddn.envs.grouping.TeamSpec`), its options from ``DDNConfig.training()``, where
+    :class:`rllib_ddn.team.TeamSpec`), its options from ``DDNConfig.training()``, where
     they are explained.
 
     The state of a recurrent policy is ``[hidden [N, H], last_action [N]]``.

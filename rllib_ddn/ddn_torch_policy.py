@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rllib_ddn import losses
 from rllib_ddn.ddn_torch_model import FOLLOWER, LEADER, MIXTURE, DDNTorchModel, no_loss
-from rllib_ddn.envs.grouping import OBS, TeamSpec, encode
 from rllib_ddn.networks import InternalDistillationModule, greedy_actions
+from rllib_ddn.team import OBS, TeamSpec, encode
 
 LEARNER_STATS = (
     "loss_global",

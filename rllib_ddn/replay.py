@@ -39,7 +39,7 @@ def empty_episodes(num_episodes: int, num_steps: int, spec: Any) -> Episodes:
         num_episodes: E.
         num_steps: T.
         spec: has num_agents, num_actions, obs_dim, state_dim, obs_dtype and state_dtype (see
-            :class:`rllib_ddn.envs.grouping.TeamSpec`).
+            :class:`rllib_ddn.team.TeamSpec`).
     """
     e, t, n, a = num_episodes, num_steps, spec.num_agents, spec.num_actions
     return {

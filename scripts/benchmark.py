@@ -264,7 +264,7 @@ class Benchmark:
     def spec(self, agents: int) -> Any:
         rules = {"num_predators": agents, "num_prey": agents}
         env = rllib_ddn.ENVS["predator_prey"](rules)
-        return rllib_ddn.envs.grouping.TeamSpec.from_spaces(env.observation_space, env.action_space)
+        return rllib_ddn.team.TeamSpec.from_spaces(env.observation_space, env.action_space)
 
     def medians(self, functions: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
         """Median seconds of each function; they take turns, after one turn that does not count."""

@@ -15,8 +15,8 @@ import time
 
 import numpy as np
 
-from rllib_ddn.envs.grouping import TeamEnvError
 from rllib_ddn.envs.smac import SMACGames
+from rllib_ddn.team import TeamEnvError
 
 # Agents, actions, obs, state, limit.
 SIZES = {

@@ -7,7 +7,7 @@ import torch
 from conftest import SMALL_GAME, small_config
 from rllib_ddn.ddn_torch_policy import random_available
 from rllib_ddn.envs import ENVS
-from rllib_ddn.envs.grouping import TeamEnvError
+from rllib_ddn.team import TeamEnvError
 
 
 @pytest.mark.parametrize("network", ["leader", "follower"])

@@ -10,7 +10,7 @@ from ray.rllib.examples.envs.classes.multi_agent.two_step_game import TwoStepGam
 
 from conftest import SMALL_GAME, small_config
 from rllib_ddn import DDN, DDNConfig
-from rllib_ddn.envs.grouping import TeamEnvError
+from rllib_ddn.team import TeamEnvError
 
 FULL = {"obs": Box(-1, 1, (3,), np.float32), "action_mask": Box(0, 1, (2,), np.int8), "state": Box(-1, 1, (2,), np.float32)}
 

@@ -10,9 +10,10 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.examples.envs.classes.multi_agent.two_step_game import TwoStepGame, TwoStepGameWithGroupedAgents
 
 from rllib_ddn import DDNConfig
-from rllib_ddn.envs.grouping import TeamEnvError, TeamGames, TeamSpec, as_team_env, encode, team_of
+from rllib_ddn.envs.grouping import TeamGames, as_team_env, team_of
 from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
+from rllib_ddn.team import TeamEnvError, TeamSpec, encode
 
 # PettingZoo 1.27 replaced version 4 by version 5.
 PURSUIT = "pursuit_v5" if importlib.util.find_spec("pettingzoo.sisl.pursuit_v5") else "pursuit_v4"

@@ -16,8 +16,9 @@ from ray.tune.registry import get_trainable_cls
 from conftest import small_config
 from rllib_ddn import cli
 from rllib_ddn.envs import smac as module
-from rllib_ddn.envs.grouping import BROKEN, TeamEnvError, TeamSpec, as_team_env
+from rllib_ddn.envs.grouping import BROKEN, as_team_env
 from rllib_ddn.envs.smac import SMACGames, SMACTeam
+from rllib_ddn.team import TeamEnvError, TeamSpec
 from test_cli import EXAMPLES, accept
 
 STAND_IN = Path(__file__).parent / "stand_in"

@@ -8,8 +8,9 @@ from gymnasium.spaces import Discrete
 from PIL import Image
 
 from conftest import small_config
-from rllib_ddn.envs.grouping import TeamEnvError, TeamSpec, as_team_env
+from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.envs.smax import MOVES, SMAXTeam
+from rllib_ddn.team import TeamEnvError, TeamSpec
 from test_cli import EXAMPLES, accept
 
 pytest.importorskip("jaxmarl", reason='JaxMARL is not installed: pip install "rllib-ddn[smax]"')

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.envs.grouping import ACTION_MASK, OBS, STATE, TeamEnvError, _flat_dtype
+from rllib_ddn.team import ACTION_MASK, OBS, STATE, TeamEnvError, flat_dtype
 
 TEAM = "team"
 
@@ -55,7 +55,7 @@ class PettingZooTeam(MultiAgentEnv):
         self._obs_spaces = [_observation(self.env.observation_space(agent)) for agent in self._members]
         self._counts = [int(self.env.action_space(agent).n) for agent in self._members]
         self._dims = [spaces.flatdim(space) for space in self._obs_spaces]
-        self._obs_dtype = np.dtype(np.result_type(*(_flat_dtype(space) for space in self._obs_spaces)))
+        self._obs_dtype = np.dtype(np.result_type(*(flat_dtype(space) for space in self._obs_spaces)))
         self.num_actions, self.obs_dim = max(self._counts), max(self._dims)
 
         parts: dict[str, spaces.Space] = {

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from rllib_ddn.envs import predator_prey
-from rllib_ddn.envs.grouping import TeamSpec
 from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
+from rllib_ddn.team import TeamSpec
 
 
 class PredatorPreyTeam(PettingZooTeam):

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.envs.grouping import ACTION_MASK, BROKEN, OBS, STATE, TeamEnvError, TeamSpec, team_spaces
+from rllib_ddn.envs.grouping import BROKEN
+from rllib_ddn.team import ACTION_MASK, OBS, STATE, TeamEnvError, TeamSpec, team_spaces
 
 TEAM = "team"
 SMAC_PAGE = "github.com/oxwhirl/smac"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.envs.grouping import ACTION_MASK, OBS, STATE, TeamEnvError, TeamSpec, team_spaces
+from rllib_ddn.team import ACTION_MASK, OBS, STATE, TeamEnvError, TeamSpec, team_spaces
 
 TEAM = "team"
 MOVES = 5  # four directions and "stop"; the attacks on each enemy come after them
