@@ -304,7 +304,7 @@ def _check(experiment: str, spec: dict[str, Any]) -> None:
     from ray.tune.registry import get_trainable_cls
     from ray.tune.search.variant_generator import generate_variants
 
-    from rllib_ddn import DDN
+    from rllib_ddn import ValueDecomposition
 
     if not isinstance(spec.get("run"), str):
         raise ValueError(f"the experiment {experiment!r} names no algorithm: add `run: DDN`.")
@@ -317,7 +317,7 @@ def _check(experiment: str, spec: dict[str, Any]) -> None:
     for _, variant in generate_variants(spec["config"]):
         config = algo.get_default_config().update_from_dict(variant)
         config.validate()
-        if issubclass(algo, DDN) and config.env_config not in checked_envs:
+        if issubclass(algo, ValueDecomposition) and config.env_config not in checked_envs:
             config.check_env()
             checked_envs.append(config.env_config)
 
@@ -365,7 +365,7 @@ def _evaluate(
     from ray.rllib.utils.checkpoints import get_checkpoint_info
 
     import rllib_ddn
-    from rllib_ddn.evaluation import evaluate_checkpoint
+    from rllib_ddn.rllib.evaluation import evaluate_checkpoint
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     checkpoint = checkpoint.absolute()
@@ -389,7 +389,7 @@ def _evaluate(
             raise ValueError(f"--save-replay is for the env smac; this is {config.env}. --save-gif draws others.")
         config.environment(env_config={**config.env_config, "save_replay": True, "replay_dir": str(save_replay.absolute())})
     try:
-        if issubclass(state_class, rllib_ddn.DDN):
+        if issubclass(state_class, rllib_ddn.ValueDecomposition):
             networks = config.networks if network is Network.both else (network.value,)
             if not set(networks) <= set(config.networks):
                 raise ValueError(f"--network {network.value}: {state_class.__name__} has no such network, leave it out.")

@@ -9,6 +9,9 @@ Nothing here imports Ray.
 
 from __future__ import annotations
 
+import difflib
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,50 +100,162 @@ class TeamSpec:
 
 
 def team_spaces(spec: TeamSpec) -> tuple[spaces.Tuple, spaces.Tuple]:
-    """The observation and action space of a team with real-valued observations, action masks and a state."""
+    """The observation and action space of a team whose agents have ``obs``, ``action_mask`` and ``state``."""
     agent = spaces.Dict(
         {
-            OBS: spaces.Box(-np.inf, np.inf, (spec.obs_dim,), spec.obs_dtype.type),
+            OBS: unbounded_box((spec.obs_dim,), spec.obs_dtype),
             ACTION_MASK: spaces.Box(0, 1, (spec.num_actions,), np.int8),
-            STATE: spaces.Box(-np.inf, np.inf, (spec.state_dim,), spec.state_dtype.type),
+            STATE: unbounded_box((spec.state_dim,), spec.state_dtype),
         }
     )
     return spaces.Tuple([agent] * spec.num_agents), spaces.Tuple([spaces.Discrete(spec.num_actions)] * spec.num_agents)
 
 
+def unbounded_box(shape: tuple[int, ...], dtype: np.dtype) -> spaces.Box:
+    """A ``Box`` of all numbers of a dtype; booleans become int8 between 0 and 1."""
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        return spaces.Box(limits.min, limits.max, shape, dtype.type)
+    if dtype == np.bool_:
+        return spaces.Box(0, 1, shape, np.int8)
+    return spaces.Box(-np.inf, np.inf, shape, dtype.type)
+
+
 def encode(
-    observation: Any, observation_space: spaces.Tuple, spec: TeamSpec, needs_state: bool = True
+    observation: Any, observation_space: spaces.Tuple, spec: TeamSpec, needs_state: bool = True, when: str = ""
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One team observation as arrays.
+    """One team observation as arrays, checked.
 
     Args:
         observation: an entry per agent.
         observation_space: the team's, with a state.
         spec: its sizes.
         needs_state: if not, a missing state is zeros: local observations are all there is in execution.
+        when: for the errors, such as " at step 3".
 
     Returns:
         obs ``[N, O]``, state ``[S]``, action mask ``[N, A]`` bool.
 
     Raises:
-        TeamEnvError: the state is missing.
+        TeamEnvError: a part is missing, does not fit its space, or :func:`check_values` refuses it.
     """
+    if len(observation) != spec.num_agents:
+        raise TeamEnvError(f"the team's observation has {len(observation)} entries{when}, but there are {spec.num_agents} agents.")
     obs = np.zeros((spec.num_agents, spec.obs_dim), spec.obs_dtype)
     mask = np.ones((spec.num_agents, spec.num_actions), bool)
     for i, (value, space) in enumerate(zip(observation, observation_space, strict=True)):
         if not isinstance(space, spaces.Dict) or OBS not in space.spaces:
-            obs[i] = spaces.flatten(space, value)
+            obs[i] = flatten(space, value, f"the observation of agent {i}{when}")
             continue
-        obs[i] = spaces.flatten(space[OBS], value[OBS])
+        obs[i] = flatten(space[OBS], _entry(value, OBS, i, when), f'"{OBS}" of agent {i}{when}')
         if spec.has_action_mask:
-            mask[i] = np.asarray(value[ACTION_MASK]).astype(bool)
-    if STATE in observation[0]:
-        state = np.asarray(spaces.flatten(part_of(observation_space[0], STATE), observation[0][STATE]), spec.state_dtype)
+            mask[i] = flatten(space[ACTION_MASK], _entry(value, ACTION_MASK, i, when), f'"{ACTION_MASK}" of agent {i}{when}')
+    if isinstance(observation[0], dict) and STATE in observation[0]:
+        space = part_of(observation_space[0], STATE)
+        state = np.asarray(flatten(space, observation[0][STATE], f'"{STATE}" of agent 0{when}'), spec.state_dtype)
     elif needs_state:
-        raise TeamEnvError(f'the observation has no "{STATE}": the leader needs the one that the env has in training.')
+        raise TeamEnvError(f'the observation has no "{STATE}"{when}: the leader needs the one that the env has in training.')
     else:
         state = np.zeros(spec.state_dim, spec.state_dtype)
+    check_values(spec, obs, state, mask, when)
     return obs, state, mask
+
+
+def check_values(spec: TeamSpec, obs: np.ndarray, state: np.ndarray, action_mask: np.ndarray, when: str = "") -> None:
+    """Refuses what no network can act on.
+
+    Args:
+        spec: the team's sizes.
+        obs: ``[..., N, O]``, state: ``[..., S]``, action_mask: ``[..., N, A]`` bool.
+        when: for the errors, such as " at step 3".
+
+    Raises:
+        TeamEnvError: an observation or a state holds NaN or infinity, or an agent has no action.
+    """
+    if obs.dtype.kind == "f" and not np.isfinite(obs).all():
+        agent = int(np.argwhere(~np.isfinite(obs).all(-1))[0][-1])
+        raise TeamEnvError(
+            f"there is an observation that holds NaN or infinity{when}, of agent {agent}; observations must be finite."
+        )
+    if state.dtype.kind == "f" and not np.isfinite(state).all():
+        raise TeamEnvError(f"there is a state that holds NaN or infinity{when}; states must be finite.")
+    if spec.has_action_mask and not action_mask.any(-1).all():
+        agent = int(np.argwhere(~action_mask.any(-1))[0][-1])
+        raise TeamEnvError(f"the action mask of agent {agent} is all zero{when}: leave at least one action, a no-op if need be.")
+
+
+def flatten(space: spaces.Space, value: Any, what: str) -> np.ndarray:
+    """As Gymnasium's ``flatten()``, with errors that say what is wrong.
+
+    Args:
+        space: the value's.
+        value: to be flattened.
+        what: the value's name in errors.
+
+    Raises:
+        TeamEnvError: the value has not as many numbers as its space, or a fraction, NaN or a number out of
+            range where the space has whole numbers.
+    """
+    if isinstance(space, spaces.Dict):
+        missing = [key for key in space.spaces if key not in value] if isinstance(value, dict) else list(space.spaces)
+        if missing:
+            raise TeamEnvError(f"{what} lacks {missing[0]!r}, which its space has.")
+        return np.concatenate([flatten(part, value[key], f"{what}, {key!r},") for key, part in space.spaces.items()])
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(value, (tuple, list)) or len(value) != len(space):
+            raise TeamEnvError(f"{what} is {_line(value)}, but its space has {len(space)} entries.")
+        return np.concatenate([flatten(part, value[i], f"{what}, entry {i},") for i, part in enumerate(space)])
+    if space.shape is None or space.dtype is None:  # no numbers
+        return np.asarray(spaces.flatten(space, value))
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TeamEnvError(f"{what} is {_line(value)}; its space {_line(space)} has numbers.")
+    if array.size != math.prod(space.shape):
+        raise TeamEnvError(f"{what} has the shape {array.shape}; its space has {space.shape}.")
+    if array.dtype != space.dtype and space.dtype.kind in "iu":
+        with np.errstate(invalid="ignore"):
+            whole = array.astype(space.dtype)
+        if not np.array_equal(whole, array):
+            raise TeamEnvError(f"{what} holds {array[whole != array].flat[0]}; its space {_line(space)} has whole numbers.")
+        array = whole
+    if isinstance(space, spaces.Box):
+        return array.astype(space.dtype).reshape(-1)
+    array = array.reshape(space.shape)
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) and not space.contains(array):
+        raise TeamEnvError(f"{what} is {_line(value)}, which is not in its space {_line(space)}.")
+    return np.asarray(spaces.flatten(space, array))
+
+
+def _entry(value: Any, name: str, agent: int, when: str) -> Any:
+    if not isinstance(value, dict) or name not in value:
+        given = sorted(map(str, value)) if isinstance(value, dict) else type(value).__name__
+        raise TeamEnvError(f'the observation of agent {agent} has no "{name}"{when}, which its space has; got {given}.')
+    return value[name]
+
+
+def _line(thing: Any) -> str:
+    """At most a line of it."""
+    text = " ".join(repr(thing).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def refuse_unknown_keys(env: str, given: Iterable[str], accepted: Iterable[str]) -> None:
+    """Checks the names in an ``env_config``.
+
+    Args:
+        env: the env's name.
+        given: the keys.
+        accepted: those that there are.
+
+    Raises:
+        TeamEnvError: a key is unknown; the message has the nearest one.
+    """
+    known = sorted(accepted)
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
+            raise TeamEnvError(f"env_config[{key!r}] of {env} is unknown; {hint}")
 
 
 def part_of(agent_space: Any, name: str) -> Any:

@@ -28,13 +28,11 @@ import torch
 from ray.rllib.policy.sample_batch import SampleBatch
 from yardstick import qmix_update
 
-import rllib_ddn
-from rllib_ddn.ddn import DDN, DDNConfig
+from rllib_ddn import ENVS, HOSTS, QTRAN, DDNConfig, TeamSpec, ValueDecomposition, ValueDecompositionConfig
 from rllib_ddn.envs.predator_prey import PredatorPreyGames
-from rllib_ddn.losses import global_loss, idm_loss, td_target
-from rllib_ddn.networks import greedy_actions
-from rllib_ddn.replay import EpisodeReplay, Episodes, empty_episodes
-from rllib_ddn.variants import HOSTS, QTRAN
+from rllib_ddn.learning.batch import make_batch
+from rllib_ddn.learning.episodes import EpisodeReplay, Episodes, empty_episodes
+from rllib_ddn.learning.update import clip_gradients
 
 STEPS, BATCH, AGENTS = 200, 32, 8  # the paper's Predator-Prey: 8 agents, obs 50, state 200, 6 actions
 
@@ -43,7 +41,7 @@ def ddn_on(mixer: str) -> DDNConfig:
     return DDNConfig().training(mixer=mixer)
 
 
-LEARNERS: dict[str, Callable[[], DDNConfig]] = {
+LEARNERS: dict[str, Callable[[], ValueDecompositionConfig]] = {
     **{host.__name__: host.get_default_config for host in HOSTS},
     **{f"DDN on {host.__name__}": partial(ddn_on, host.__name__.lower()) for host in HOSTS if host is not QTRAN},
 }
@@ -76,31 +74,18 @@ class Benchmark:
         policy, config = algo.get_policy(), algo.config
         model, replay, rng = policy.model, EpisodeReplay(BATCH), np.random.default_rng(0)
         replay.add(random_episodes(policy.spec, BATCH, STEPS))
-        sample = {**replay.sample(BATCH, rng), "keep": rng.random((BATCH, STEPS)) < 0.75}
+        sample = {**replay.sample(BATCH, rng), "uniform": rng.random((BATCH, STEPS))}
         tensors = {name: torch.from_numpy(array).to(policy.device) for name, array in sample.items()}
-        batch = model.to_train_batch(tensors)
-        unroll = {"batch_sizes": batch.batch_sizes}
-        leader = model.leader(batch.z, batch.state, **unroll)
-        follower = model.follower(batch.z, batch.obs, **unroll)
-        team = batch.team(leader, batch.actions)
-        local = model.local_loss(leader, follower, batch)[0]
-        error = model.idm(batch.state)
-
-        @torch.no_grad()
-        def target():
-            out = model.target_leader(batch.z, batch.state, **unroll)
-            best = greedy_actions(leader.q, batch.action_mask)
-            value = model.target_mixer.bootstrap(batch.team(out, best))
-            return td_target(batch.rewards, batch.terminated, value[batch.next], config.gamma)
-
-        y = target()
-        td = global_loss(model.mixer(team), y, batch.valid)
-        error_loss = idm_loss(error, batch.valid)
+        batch = make_batch(tensors, model.local_input)
+        host, distillation, intrinsic = model.host, model.distillation, model.intrinsic
+        leader, follower = host.unroll(batch), distillation.unroll(batch)
+        td = host.td_loss(leader, batch.rewards, batch)[0]
+        local = distillation.loss(follower, leader, batch)[0]
+        error = intrinsic.loss(batch)[0]
 
         def step() -> None:
-            for optimizer in policy._optimizers:
-                parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
+            clip_gradients(policy.optimizers, config.grad_clip)
+            for optimizer in policy.optimizers.values():
                 optimizer.step()
 
         def whole() -> None:
@@ -109,16 +94,15 @@ class Benchmark:
         seconds = self.medians(
             {
                 "sample from the replay": lambda: replay.sample(BATCH, rng),
-                "pack, cast, one-hots": lambda: model.to_train_batch(tensors),
-                "leader, forward": lambda: model.leader(batch.z, batch.state, **unroll),
-                "mixer, forward": lambda: model.mixer(team),
-                "target leader and target mixer": target,
-                "follower, forward": lambda: model.follower(batch.z, batch.obs, **unroll),
-                "distillation losses": lambda: model.local_loss(leader, follower, batch),
-                "IDM, forward": lambda: model.idm(batch.state),
+                "pack, cast, one-hots": lambda: make_batch(tensors, model.local_input),
+                "leader, forward": lambda: host.unroll(batch),
+                "target leader, both mixers, TD loss": lambda: host.td_loss(leader, batch.rewards, batch),
+                "follower, forward": lambda: distillation.unroll(batch),
+                "distillation losses": lambda: distillation.loss(follower, leader, batch),
+                "IDM, forward": lambda: intrinsic.networks(batch.state),
                 "leader and mixer, backward": lambda: td.backward(retain_graph=True),
                 "follower, backward": lambda: local.backward(retain_graph=True),
-                "IDM, backward": lambda: error_loss.backward(retain_graph=True),
+                "IDM, backward": lambda: error.backward(retain_graph=True),
             }
         )
         # These change the weights that the graphs above hold.
@@ -252,8 +236,14 @@ class Benchmark:
         return seconds
 
     def build(
-        self, config: DDNConfig, threads: int, envs: int = 1, runners: int = 0, agents: int = AGENTS, batch: int = BATCH
-    ) -> DDN:
+        self,
+        config: ValueDecompositionConfig,
+        threads: int,
+        envs: int = 1,
+        runners: int = 0,
+        agents: int = AGENTS,
+        batch: int = BATCH,
+    ) -> ValueDecomposition:
         config.environment("predator_prey", env_config={"num_predators": agents, "num_prey": agents, "penalty": 2.0})
         config.env_runners(num_env_runners=runners, num_envs_per_env_runner=envs)
         config.training(train_batch_size=batch, replay_buffer_config={"capacity": 2 * batch})
@@ -263,8 +253,8 @@ class Benchmark:
 
     def spec(self, agents: int) -> Any:
         rules = {"num_predators": agents, "num_prey": agents}
-        env = rllib_ddn.ENVS["predator_prey"](rules)
-        return rllib_ddn.team.TeamSpec.from_spaces(env.observation_space, env.action_space)
+        env = ENVS["predator_prey"](rules)
+        return TeamSpec.from_spaces(env.observation_space, env.action_space)
 
     def medians(self, functions: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
         """Median seconds of each function; they take turns, after one turn that does not count."""
@@ -319,12 +309,12 @@ def with_threads(count: int, function: Callable[[], Any]) -> None:
     function()
 
 
-def play(algo: DDN) -> list[Episodes]:
+def play(algo: ValueDecomposition) -> list[Episodes]:
     """A round of the local env runner."""
     return [algo.env_runner.sample()]
 
 
-def play_and_learn(algo: DDN) -> list[Episodes]:
+def play_and_learn(algo: ValueDecomposition) -> list[Episodes]:
     """A round of training, and its episodes."""
     before = algo._counters["num_env_steps_sampled"]
     algo.training_step()

@@ -15,18 +15,8 @@ import time
 
 import numpy as np
 
-from rllib_ddn.envs.smac import SMACGames
+from rllib_ddn.envs.smac import PAPER_MAPS, SMACGames
 from rllib_ddn.team import TeamEnvError
-
-# Agents, actions, obs, state, limit.
-SIZES = {
-    "3s5z": (8, 14, 128, 216, 150),
-    "2s_vs_1sc": (2, 7, 17, 27, 300),
-    "3s_vs_5z": (3, 11, 48, 68, 250),
-    "5m_vs_6m": (5, 12, 55, 98, 70),
-    "3s5z_vs_3s6z": (8, 15, 136, 230, 170),
-    "MMM2": (10, 18, 176, 322, 180),
-}
 
 
 def version(package: str) -> str:
@@ -37,25 +27,25 @@ def version(package: str) -> str:
 
 
 def check(name: str) -> bool:
-    """Plays one episode; prints a line; says whether the sizes are those of the table."""
+    """Plays one episode; prints a line; says whether the sizes are those of ``PAPER_MAPS``."""
     games = SMACGames(1, {"map_name": name})
     spec = games.spec
     sizes = (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim, games.episode_limit)
     rng, everyone = np.random.default_rng(0), np.arange(1)
-    total, steps, over = 0.0, 0, False
+    total, steps, ended = 0.0, 0, False
     try:
         games.reset(everyone)
         start = time.perf_counter()
-        while not over:
+        while not ended:
             mask = games.action_mask[0]
             actions = np.where(mask, rng.random(mask.shape), -1).argmax(-1)
             rewards, terminated, truncated = games.step(actions[None], everyone)
-            total, steps, over = total + float(rewards[0]), steps + 1, bool(terminated[0] or truncated[0])
+            total, steps, ended = total + float(rewards[0]), steps + 1, bool(terminated[0] or truncated[0])
         rate = steps / (time.perf_counter() - start)
     finally:
         games.close()
-    good = sizes == SIZES[name]
-    verdict = "as in the table" if good else f"DIFFERENT from the table's {SIZES[name]}"
+    good = sizes == PAPER_MAPS[name]
+    verdict = "as in the table" if good else f"DIFFERENT from the table's {tuple(PAPER_MAPS[name])}"
     print(f"{name:14s} {steps:4d} steps, {rate:4.0f} a second, return {total:5.2f}, {games.info(0)}; sizes {sizes}: {verdict}")
     return good
 
@@ -64,10 +54,10 @@ def main() -> None:
     for package in ("smac", "pysc2", "pys2clientprotocol", "protobuf", "ray", "torch"):
         print(f"{package:20s} {version(package)}")
     print(f"{'python':20s} {platform.python_version()}\n{'SC2PATH':20s} {os.environ.get('SC2PATH', 'not set')}")
-    names = sys.argv[1:] or list(SIZES)
-    unknown = set(names) - set(SIZES)
+    names = sys.argv[1:] or list(PAPER_MAPS)
+    unknown = set(names) - set(PAPER_MAPS)
     if unknown:
-        sys.exit(f"check_smac: {min(unknown)} is not one of {', '.join(SIZES)}.")
+        sys.exit(f"check_smac: {min(unknown)} is not one of {', '.join(PAPER_MAPS)}.")
     try:
         good = [check(name) for name in names]
     except TeamEnvError as error:

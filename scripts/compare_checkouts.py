@@ -26,7 +26,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "DDN on QMIX": ("DDN", {}),
     "DDN on VDN, raw state": ("DDN", {"mixer": "vdn", "state_fusion": "raw"}),
     "DDN, intrinsic reward on the env runner": ("DDN", {"intrinsic_reward_stage": "trajectory"}),
-    "DDN, no overlap of what acts and what learns": ("DDN", {"behaviour_network": "leader", "double_q": False}),
+    "DDN, leader acting, no double Q": ("DDN", {"behaviour_network": "leader", "double_q": False}),
     "QMIX": ("QMIX", {}),
     "OW-QMIX": ("OWQMIX", {}),
     "QPLEX": ("QPLEX", {}),

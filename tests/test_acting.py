@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import SMALL_GAME, small_config
-from rllib_ddn.ddn_torch_policy import random_available
 from rllib_ddn.envs import ENVS
+from rllib_ddn.learning.batch import make_batch
+from rllib_ddn.rllib.policy import random_available
 from rllib_ddn.team import TeamEnvError
+from support.configs import SMALL_GAME, small_config
+from support.episodes import as_tensors
+
+
+def unrolled_q(policy, network, episodes):
+    """The Q values of all packed rows, as training computes them."""
+    batch = make_batch(as_tensors({**episodes, "uniform": episodes["rewards"]}), policy.model.local_input)
+    trained = policy.model.networks[network]
+    return trained(*trained.inputs(batch.z, batch.state), batch_sizes=batch.batch_sizes).q
 
 
 @pytest.mark.parametrize("network", ["leader", "follower"])
@@ -26,11 +35,8 @@ def test_training_unrolls_the_very_q_values_that_acted(build, network):
 
     policy.act = record
     batch = runner.sample()
-    batch["keep"] = np.zeros_like(batch["rewards"])
-    train_batch = policy.model.to_train_batch(policy._lazy_tensor_dict(batch.copy()))
     with torch.no_grad():
-        inputs = train_batch.state if network == "leader" else train_batch.obs
-        q = getattr(policy.model, network)(train_batch.z, inputs, batch_sizes=train_batch.batch_sizes).q
+        q = unrolled_q(policy, network, batch)
     longest_first = np.argsort(-batch["length"], kind="stable")
     row = 0
     for t, values in enumerate(acted):
@@ -46,10 +52,10 @@ def test_greedy_actions_are_the_best_available_of_the_unroll(build):
     algo = build()
     episodes, _ = algo.env_runner.play([[1]], "follower", explore=False)
     policy = algo.get_policy()
-    batch = policy.model.to_train_batch({k: torch.from_numpy(v) for k, v in {**episodes, "keep": episodes["rewards"]}.items()})
     with torch.no_grad():
-        q = policy.model.follower(batch.z, batch.obs, batch_sizes=batch.batch_sizes).q  # one episode: a row a step
-    best = q.masked_fill(~batch.action_mask, -torch.inf).argmax(-1)[:-1]
+        q = unrolled_q(policy, "follower", episodes)  # one episode: a row a step
+    mask = torch.from_numpy(episodes["action_mask"][0])
+    best = q.masked_fill(~mask, -torch.inf).argmax(-1)[:-1]
     np.testing.assert_array_equal(best, episodes["actions"][0])
 
 
@@ -191,7 +197,7 @@ def test_the_models_forward_is_one_acting_step(build):
     state = rng.integers(0, 2, (2, spec.state_dim)).astype(np.int8)
     mask = rng.random((2, spec.num_agents, spec.num_actions)) < 0.5
     mask[..., 4] = True
-    actions, _, q = policy.act("follower", obs, state, mask, policy.initial_memory(2))
+    actions, _, q = policy.act("follower", obs, state, mask, policy.initial_recurrent_state(2))
     initial = [s.expand(2, *s.shape) for s in policy.model.get_initial_state()]
     inputs = {"obs": torch.from_numpy(obs), "state": torch.from_numpy(state), "action_mask": torch.from_numpy(mask)}
     values, (_, last_action) = policy.model.forward(inputs, initial, None)

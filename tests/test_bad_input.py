@@ -8,9 +8,9 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.evaluation.rollout_worker import RolloutWorker
 from ray.rllib.examples.envs.classes.multi_agent.two_step_game import TwoStepGame
 
-from conftest import SMALL_GAME, small_config
-from rllib_ddn import DDN, DDNConfig
+from rllib_ddn import DDN, DDNConfig, Mixer, QMIXConfig
 from rllib_ddn.team import TeamEnvError
+from support.configs import small_config
 
 FULL = {"obs": Box(-1, 1, (3,), np.float32), "action_mask": Box(0, 1, (2,), np.int8), "state": Box(-1, 1, (2,), np.float32)}
 
@@ -163,17 +163,28 @@ def test_bad_data_in_mid_training_loses_nothing_trained(build, wrong, message, r
     [
         (
             {"mixer": "qmixx"},
-            r"mixer is one of 'vdn', 'qmix', 'qatten', 'qplex', 'cwqmix', 'owqmix'; got 'qmixx'. Did you mean 'qmix'\?",
+            r"mixer is one of 'vdn', 'qmix', .*, 'qtran', or a subclass of Mixer; got 'qmixx'. Did you mean 'qmix'\?",
         ),
         ({"mixer_config": {"embed": 3}}, r"mixer_config\['embed'\] is unknown: the mixer 'qmix' has embed_dim, hypernet_dim"),
         ({"mask_probability": 1.5}, r"mask_probability is a probability in \[0, 1\]; got 1.5"),
         ({"mask_probability": float("nan")}, r"mask_probability is a probability in \[0, 1\]; got nan"),
         ({"mask_probability": "often"}, r"mask_probability is a probability in \[0, 1\]; got 'often'"),
-        ({"state_fusion": "rare"}, r"state_fusion is one of 'personalized', 'raw', 'concatenated'; got 'rare'"),
+        (
+            {"state_fusion": "rare"},
+            r"state_fusion is one of 'personalized', .*, or a subclass of Leader; got 'rare'",
+        ),
         ({"behaviour_network": "teacher"}, r"behaviour_network is one of 'leader', 'follower'"),
         ({"intrinsic_reward_stage": "later"}, r"intrinsic_reward_stage is one of 'replay', 'trajectory'"),
-        ({"intrinsic_reward": 1}, r"intrinsic_reward is True or False; got 1"),
-        ({"intrinsic_reward": False, "intrinsic_reward_stage": "trajectory"}, r"needs intrinsic_reward=True"),
+        ({"intrinsic_reward": 1}, r"intrinsic_reward is one of 'idm', True, False, None, or a subclass of IntrinsicReward; got 1"),
+        ({"intrinsic_reward": "idn"}, r"got 'idn'. Did you mean 'idm'\?"),
+        ({"intrinsic_reward": Mixer}, r"or a subclass of IntrinsicReward; got <class"),
+        ({"intrinsic_reward": None, "intrinsic_reward_stage": "trajectory"}, r'needs an intrinsic_reward, "idm" for one'),
+        (
+            {"distillation_terms": {"more": "kl"}},
+            r"distillation_terms is \{name: \(term, coefficient\)\} with .*; got \{'more': 'kl'\}",
+        ),
+        ({"distillation_terms": {"more": ("kl", -1)}}, r"coefficients of at least 0; got"),
+        ({"distillation_terms": {"more": (Mixer, 1)}}, r"subclasses of DistillationTerm"),
         ({"distillation_temperature": 0}, r"distillation_temperature is a number above 0; got 0"),
         ({"updates_per_episode": -1}, r"updates_per_episode is a number above 0"),
         ({"block_loss_coeff": -0.5}, r"block_loss_coeff is a number of at least 0; got -0.5"),
@@ -198,10 +209,10 @@ def test_bad_values(options, message):
         (lambda c: c.env_runners(batch_mode="truncate_episodes"), r'batch_mode is "complete_episodes"'),
         (
             lambda c: c.multi_agent(policies={"a", "b"}),
-            r"one team with one policy, 'default_policy'; got the policies \['a', 'b'\]",
+            r"one team has one policy, 'default_policy'; got the policies \['a', 'b'\]",
         ),
         (lambda c: c.evaluation(evaluation_duration_unit="timesteps"), r"evaluation_duration is a number of episodes"),
-        (lambda c: setattr(c, "env_runner_cls", RolloutWorker), r"env_runner_cls is DDNEnvRunner"),
+        (lambda c: setattr(c, "env_runner_cls", RolloutWorker), r"env_runner_cls is TeamEnvRunner"),
     ],
 )
 def test_bad_settings_of_rllib(change, message):
@@ -212,41 +223,35 @@ def test_bad_settings_of_rllib(change, message):
 
 
 def test_unknown_keys_get_the_nearest_name():
-    with pytest.raises(ValueError, match=r"unknown config key 'mask_probabilty'; did you mean 'mask_probability'\?"):
+    with pytest.raises(ValueError, match=r"unknown config key 'mask_probabilty'. Did you mean 'mask_probability'\?"):
         DDNConfig().training(mask_probabilty=0.5)
-    with pytest.raises(ValueError, match=r"unknown config key 'gama'; did you mean 'gamma'\?"):
+    with pytest.raises(ValueError, match=r"unknown config key 'gama'. Did you mean 'gamma'\?"):
         DDNConfig().training(gama=0.5)
-    with pytest.raises(ValueError, match=r"unknown config key 'num_env_runnners'; did you mean 'num_env_runners'\?"):
+    with pytest.raises(ValueError, match=r"unknown config key 'num_env_runnners'. Did you mean 'num_env_runners'\?"):
         DDN.get_default_config().update_from_dict({"num_env_runnners": 2})
+
+
+@pytest.mark.parametrize(("old", "new"), [("lpn_lr", "follower_lr"), ("idm_lr", "intrinsic_lr")])
+def test_renamed_keys_are_refused_with_their_new_names(old, new):
+    with pytest.raises(ValueError, match=rf"config key '{old}' is now '{new}'"):
+        DDNConfig().training(**{old: 1e-3})
+    with pytest.raises(ValueError, match=rf"config key '{old}' is now '{new}'"):
+        DDN.get_default_config().update_from_dict({old: 1e-3})
+
+
+@pytest.mark.parametrize("key", ["mask_probability", "state_fusion", "follower_lr", "distillation_terms", "behaviour_network"])
+def test_a_host_has_no_key_of_ddns(key):
+    message = rf"unknown config key '{key}': it is DDN's, and QMIXConfig has no follower and no intrinsic reward"
+    assert not hasattr(QMIXConfig(), key)
+    with pytest.raises(ValueError, match=message):
+        QMIXConfig().training(**{key: None})
+    with pytest.raises(ValueError, match=message):
+        QMIXConfig().update_from_dict({key: None})
 
 
 def test_tune_refuses_a_bad_config_in_the_driver(tmp_path):
     with pytest.raises(Exception, match=r"mixer is one of 'vdn', 'qmix', .*; got 'sum'"):
         tune.run("DDN", config={"env": "predator_prey", "mixer": "sum"}, storage_path=str(tmp_path), verbose=0)
-
-
-def test_a_checkpoint_of_another_env(build, tmp_path):
-    algo = build()
-    algo.train()
-    path = algo.save(str(tmp_path)).checkpoint.path
-    config = small_config()
-    config.environment(env_config={**SMALL_GAME, "sight": 2})
-    other = build(config)
-    before = other.get_policy().get_weights()
-    with pytest.raises(ValueError, match=r"the weights '\S+' have the shape \(.*\), this model's have \(") as error:
-        other.restore(path)
-    one_line(error)
-    for name, value in other.get_policy().get_weights().items():
-        np.testing.assert_array_equal(value, before[name])
-
-
-def test_a_checkpoint_of_another_mixer(build, tmp_path):
-    algo = build()
-    path = algo.save(str(tmp_path)).checkpoint.path
-    with pytest.raises(ValueError, match=r"the weights hold 'target_mixer\S+|the weights hold 'mixer\S+"):
-        build(mixer="vdn").restore(path)
-    with pytest.raises(ValueError, match=r"the weights hold 'idm\S+', which this model does not have"):
-        build(intrinsic_reward=False).restore(path)
 
 
 def test_a_factory_that_does_not_exist(build):

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import SMALL_GAME
+from support.configs import SMALL_GAME
 
 EXAMPLES = Path(__file__).parent.parent / "tuned_examples"
 SMALL = {

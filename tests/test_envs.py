@@ -10,6 +10,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.examples.envs.classes.multi_agent.two_step_game import TwoStepGame, TwoStepGameWithGroupedAgents
 
 from rllib_ddn import DDNConfig
+from rllib_ddn.envs import predator_prey
 from rllib_ddn.envs.grouping import TeamGames, as_team_env, team_of
 from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
@@ -171,9 +172,10 @@ RULES = {"grid_size": 4, "num_predators": 3, "num_prey": 2, "episode_limit": 15}
 
 
 def test_vectorized_predator_prey_equals_the_single_games():
-    """The fast path and the plain path see the same arrays at every step."""
+    """The registered env and the PettingZoo env, grouped, see the same arrays at every step."""
     fast = PredatorPreyTeam(RULES).vectorize(3)
-    plain = TeamGames([PredatorPreyTeam(RULES) for _ in range(3)])
+    config = {**RULES, "env": predator_prey.parallel_env, "team_reward": "mean"}  # every predator gets the team's reward
+    plain = TeamGames([PettingZooTeam(config) for _ in range(3)])
     rng, live = np.random.default_rng(0), np.arange(3)
     for games in (fast, plain):
         games.reset(np.array([5, 6, 7]))

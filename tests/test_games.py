@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from games import MatrixGame, TwoStepGame
-from rllib_ddn import variants
-from rllib_ddn.evaluation import evaluate_network, summarize
+from rllib_ddn.rllib import variants
+from rllib_ddn.rllib.evaluation import evaluate_network, summarize
+from support.games import MatrixGame, TwoStepGame
 
 
 def explore(build, host, game, iterations):
@@ -48,12 +48,12 @@ def test_qmix_cannot_fit_the_matrix_game(build):
     learned from most starts, -8 for the optimum and all beside it, is wrong by 35.6 and misses the optimum."""
     algo = explore(build, "QMIX", MatrixGame, 6)
     policy = algo.get_policy()
-    model, (hidden, last) = policy.model, policy.initial_memory(1)
+    model, (hidden, last) = policy.model, policy.initial_recurrent_state(1)
     obs, state = torch.ones(1, 2, 1), torch.ones(1, 1)
     z = model.local_input(obs, last)
-    q = model.leader(z, state, hidden).q.expand(9, 2, 3)
+    q = model.host.agent(z, hidden=hidden).q.expand(9, 2, 3)
     joint = torch.cartesian_prod(torch.arange(3), torch.arange(3))
-    q_tot = model.mixer(SimpleNamespace(q=q.gather(-1, joint.unsqueeze(-1)).squeeze(-1), state=state.expand(9, 1)))
+    q_tot = model.host.mixer(SimpleNamespace(q=q.gather(-1, joint.unsqueeze(-1)).squeeze(-1), state=state.expand(9, 1)))
     error = (q_tot.detach().reshape(3, 3).numpy() - MatrixGame.payoff) ** 2
     assert error.mean() > 31.9
 

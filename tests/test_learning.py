@@ -3,7 +3,7 @@
 import numpy as np
 
 from rllib_ddn import DDNConfig
-from rllib_ddn.evaluation import evaluate_network, summarize
+from rllib_ddn.rllib.evaluation import evaluate_network, summarize
 
 
 def test_leader_and_follower_learn_a_small_predator_prey(build):

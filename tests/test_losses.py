@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from rllib_ddn import losses
+from rllib_ddn.learning import losses
 
 T, B, N, A, D = 5, 4, 3, 6, 7
+Q_LOSSES = (losses.q_loss, losses.squared_q_loss, losses.imitation_loss)
 
 
 @pytest.fixture
@@ -40,11 +41,6 @@ def softmax(x):
 
 def tensors(data, *names):
     return [torch.from_numpy(data[name]) for name in names]
-
-
-def test_td_target_by_hand():
-    reward, terminated, q = torch.tensor([1.0, 1.0]), torch.tensor([0.0, 1.0]), torch.tensor([10.0, 10.0])
-    torch.testing.assert_close(losses.td_target(reward, terminated, q, 0.9), torch.tensor([10.0, 1.0]))
 
 
 def test_global_loss(data):
@@ -146,9 +142,9 @@ def test_padding_never_matters(data):
         assert torch.isfinite(clean).all()
 
 
-@pytest.mark.parametrize("kind", losses.Q_LOSSES)
-def test_unavailable_actions_never_matter(data, kind):
-    d, loss = {name: value.copy() for name, value in data.items()}, losses.Q_LOSSES[kind]
+@pytest.mark.parametrize("loss", Q_LOSSES)
+def test_unavailable_actions_never_matter(data, loss):
+    d = {name: value.copy() for name, value in data.items()}
     clean = loss(*tensors(d, "q", "teacher_q", "mask", "valid"))
     d["q"][~d["mask"]], d["teacher_q"][~d["mask"]] = -1e6, 1e6
     torch.testing.assert_close(loss(*tensors(d, "q", "teacher_q", "mask", "valid")), clean)
@@ -160,7 +156,7 @@ def test_teachers_get_no_gradient(data):
     )
     mask, valid = tensors(data, "mask", "valid")
     total = (
-        sum(loss(q, teacher_q, mask, valid) for loss in losses.Q_LOSSES.values())
+        sum(loss(q, teacher_q, mask, valid) for loss in Q_LOSSES)
         + losses.feature_loss(features, teacher_features, valid)
         + losses.block_loss(features, teacher_features, valid)
         + losses.global_loss(q.sum((-2, -1)), target, valid)

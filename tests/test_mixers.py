@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rllib_ddn.networks import MIXERS, TeamSizes, TeamValues
-from rllib_ddn.networks.mixers.mixer import chosen
+from rllib_ddn.networks.mixers.mixer import gather_q
 
 N, A, S, Z, H = 3, 4, 6, 5, 7
 SIZES = TeamSizes(N, A, S, Z, H)
@@ -26,7 +26,7 @@ def random_team(steps=1, seed=0, **given):
         "action_mask": mask,
         "state": torch.randn(steps, S),
         "z": torch.randn(steps, N, Z),
-        "histories": torch.randn(steps, N, H),
+        "hidden_states": torch.randn(steps, N, H),
         "batch_sizes": torch.ones(steps, dtype=torch.int64),
         **given,
     }
@@ -39,7 +39,7 @@ def every_joint_action(team):
     rows = len(joint)
     repeated = {
         name: getattr(team, name).expand(rows, *getattr(team, name).shape[1:])
-        for name in ("q_values", "action_mask", "state", "z", "histories")
+        for name in ("q_values", "action_mask", "state", "z", "hidden_states")
     }
     return joint, TeamValues(actions=torch.tensor(joint), batch_sizes=torch.tensor([rows]), **repeated)
 
@@ -163,7 +163,7 @@ def test_qplex_stops_the_advantages_gradient():
     team.q_values.requires_grad_()
     (grad,) = torch.autograd.grad(mixer(team).sum(), team.q_values)
     expected = mixer.hyper_w(team.state).abs() + 1e-10
-    torch.testing.assert_close(chosen(grad, team.actions), expected)
+    torch.testing.assert_close(gather_q(grad, team.actions), expected)
 
 
 @pytest.mark.parametrize("name", ["cwqmix", "owqmix"])
@@ -182,9 +182,9 @@ def test_weighted_qmix_loss_by_hand(name):
             full = team.actions[m].tolist() == team.greedy[m].tolist() or target[m] > greedy_value[m]
         weight = 1.0 if full else 0.25
         total += valid[m].item() * (weight * (q_tot[m] - target[m]) ** 2 + (central[m] - target[m]) ** 2).item()
-    loss, ours = mixer.loss(team, target, greedy_value, valid)
+    loss, statistics = mixer.loss(team, target, greedy_value, valid)
     np.testing.assert_allclose(loss.item(), total / valid.sum().item(), rtol=1e-5)
-    torch.testing.assert_close(ours, q_tot)
+    torch.testing.assert_close(statistics["q_tot_mean"], (q_tot * valid).sum() / valid.sum())
 
 
 def test_weighted_qmix_central_q_is_recurrent_and_unrestricted():
@@ -209,7 +209,7 @@ def test_qtran_losses_in_numpy():
     s = team.state.numpy()
 
     def joint(actions):
-        pairs = np.concatenate([team.histories.numpy(), np.eye(A)[actions.numpy()]], -1)
+        pairs = np.concatenate([team.hidden_states.numpy(), np.eye(A)[actions.numpy()]], -1)
         return numpy_mlp(mixer.q_joint, np.concatenate([s, numpy_mlp(mixer.encoder, pairs).sum(1)], 1))[:, 0]
 
     v = numpy_mlp(mixer.v_joint, s)[:, 0]
@@ -218,9 +218,10 @@ def test_qtran_losses_in_numpy():
     d_taken = team.q.sum(1).numpy() - joint(team.actions) + v
     assert d_taken.min() < 0 < d_taken.max()
     squares = (joint(team.actions) - target) ** 2 + 0.7 * d_greedy**2 + 0.2 * np.minimum(d_taken, 0) ** 2
-    loss, q_joint = mixer.loss(team, torch.tensor(target).float(), torch.zeros(30), torch.tensor(valid).float())
+    loss, statistics = mixer.loss(team, torch.tensor(target).float(), torch.zeros(30), torch.tensor(valid).float())
     np.testing.assert_allclose(loss.item(), squares[valid].mean(), rtol=1e-4)
-    np.testing.assert_allclose(q_joint.detach(), joint(team.actions), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(mixer(team).detach(), joint(team.actions), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(statistics["q_tot_mean"], joint(team.actions)[valid].mean(), rtol=1e-4)
 
 
 def test_qtran_constraints_do_not_move_the_joint_q():

@@ -105,18 +105,3 @@ def test_idm_error_in_numpy_and_fixed_target():
     np.testing.assert_allclose(idm(state).detach(), expected, rtol=1e-4)
     assert expected.min() > 0  # predictor and target start differently
     assert not any(p.requires_grad for p in idm.target.parameters())
-
-
-def test_intrinsic_reward_is_masked_and_scaled():
-    idm = InternalDistillationModule(S)
-    error = torch.tensor([1.0, 2.0, 3.0])
-    assert idm.reward(error, torch.tensor([1.0, 0.0, 1.0]), 0.5).tolist() == [0.5, 0.0, 1.5]
-
-
-def test_normalized_intrinsic_reward_divides_by_the_running_std():
-    idm = InternalDistillationModule(S, normalize=True)
-    errors, valid = torch.rand(6, 40) * 5, (torch.rand(6, 40) < 0.8).float()
-    for error, mask in zip(errors.split(2), valid.split(2), strict=True):
-        idm.update_moments(error, mask)
-    expected = errors[valid.bool()].std(correction=0)
-    torch.testing.assert_close(idm.reward(torch.tensor([3.0]), torch.ones(1), 2.0), 6.0 / expected.reshape(1))

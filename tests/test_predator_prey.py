@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+from conftest import small_config
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 from pettingzoo.test import test_save_obs as save_obs_test
 from pettingzoo.test.render_test import render_test
 
 from rllib_ddn.envs import predator_prey
+from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.envs.predator_prey import ACTIONS, PredatorPreyGames
+from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
+from rllib_ddn.team import TeamEnvError, TeamSpec
 
 RIGHT, DOWN, LEFT, UP, STAY, CATCH = range(6)
 
@@ -198,6 +202,66 @@ def test_state_by_hand():
     np.testing.assert_array_equal(world.state[0], expected.ravel())
 
 
+def test_units_by_hand():
+    """The planes, then row and column of each predator and each prey, one-hot, zeros for the removed."""
+
+    def unit(row, column):
+        one_hot = [0] * 12
+        one_hot[row] = one_hot[6 + column] = 1
+        return one_hot
+
+    world = board([(0, 1), (1, 0), (5, 4)], [(0, 0), (2, 3)], state="units")
+    state = world.state[0]
+    assert state.dtype == np.int8
+    assert state.shape == (2 * 36 + 5 * 12,)
+    assert state[72:].tolist() == unit(0, 1) + unit(1, 0) + unit(5, 4) + unit(0, 0) + unit(2, 3)
+    act(world, CATCH, CATCH, STAY)
+    (where,) = prey(world)
+    assert world.state[0, 72:].tolist() == [0] * 24 + unit(5, 4) + [0] * 12 + unit(*where)
+
+
+def test_units_are_beside_the_planes_and_change_nothing_else():
+    rng = np.random.default_rng(3)
+    planes, units = (PredatorPreyGames(4, state=state) for state in ("planes", "units"))
+    for world in (planes, units):
+        world.reset(np.arange(4))
+    for _ in range(60):
+        actions = np.where(planes.action_mask, rng.random(planes.action_mask.shape), -1).argmax(-1)
+        np.testing.assert_array_equal(planes.step(actions), units.step(actions))
+        np.testing.assert_array_equal(planes.obs, units.obs)
+        np.testing.assert_array_equal(planes.state, units.state[:, :200])
+        told = units.state[:, 200:].reshape(4, 16, 2, 10)
+        assert (told.sum(-1)[..., 0] == told.sum(-1)[..., 1]).all()
+        for game in range(4):
+            for kind, rows in ((1, told[game, :8]), (2, told[game, 8:])):
+                present = rows[rows.any((1, 2))].argmax(-1)
+                assert sorted(map(tuple, present.tolist())) == sorted(cells(units, kind, game))
+
+
+@pytest.mark.parametrize(("state", "size"), [("planes", 200), ("env", 200), ("units", 200 + 16 * 20), ("concat", 8 * 50)])
+def test_the_states_that_env_config_knows(state, size):
+    env = as_team_env(PredatorPreyTeam({"state": state}), {"state": state})
+    spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
+    assert (spec.state_dim, spec.state_dtype) == (size, np.int8)
+    assert env.observation_space.contains(env.reset(seed=0)[0]["team"])
+
+
+def test_a_state_that_there_is_not():
+    with pytest.raises(TeamEnvError, match=r'"state"\] is "env" or "planes" or "units" or "concat"; got \'unit\''):
+        as_team_env(PredatorPreyTeam({"state": "unit"}), {"state": "unit"})
+
+
+def test_a_large_grid_with_little_sight(build):
+    """A larger gap between the state and what a predator sees."""
+    config = small_config()
+    config.env_config = {}
+    config.environment("predator_prey", env_config={"grid_size": 14, "sight": 1, "episode_limit": 6})
+    algo = build(config)
+    assert np.isfinite(algo.train()["env_runners"]["episode_return_mean"])
+    spec = algo.get_policy().spec
+    assert (spec.obs_dim, spec.state_dim) == (2 * 3 * 3, 2 * 14 * 14)
+
+
 def test_truncated_at_the_limit_and_not_terminated():
     world = board([(0, 0)], [(5, 5)], episode_limit=3)
     for _ in range(2):
@@ -290,6 +354,7 @@ def test_against_a_plain_python_game():
         ({"grid_size": 3}, r"num_predators \+ num_prey = 16 do not fit on grid_size \*\* 2 = 9 cells"),
         ({"catchers_needed": 5}, "catchers_needed is 1 to 4"),
         ({"penalty": -1}, "penalty is 0 or more"),
+        ({"state": "all"}, "state is one of 'planes', 'units'; got 'all'"),
         ({"render_mode": "gif"}, "render_mode is one of"),
     ],
 )

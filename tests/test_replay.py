@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rllib_ddn.replay import EpisodeReplay, empty_episodes, resize_steps
+from rllib_ddn.learning.episodes import EpisodeReplay, empty_episodes, resize_steps
 
 SPEC = SimpleNamespace(num_agents=2, num_actions=3, obs_dim=4, state_dim=5, obs_dtype=np.int8, state_dtype=np.int8)
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from ray.tune.registry import get_trainable_cls
 
-from conftest import SMALL_GAME
+from support.configs import SMALL_GAME
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "reproduce.py"

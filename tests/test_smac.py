@@ -13,23 +13,15 @@ import pytest
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import get_trainable_cls
 
-from conftest import small_config
 from rllib_ddn import cli
 from rllib_ddn.envs import smac as module
 from rllib_ddn.envs.grouping import BROKEN, as_team_env
-from rllib_ddn.envs.smac import SMACGames, SMACTeam
+from rllib_ddn.envs.smac import PAPER_MAPS, SMACGames, SMACTeam
 from rllib_ddn.team import TeamEnvError, TeamSpec
-from test_cli import EXAMPLES, accept
+from support.configs import small_config
+from support.tuned import EXAMPLES, accept
 
 STAND_IN = Path(__file__).parent / "stand_in"
-MAPS = {
-    "3s5z": (8, 14, 128, 216, 150),
-    "2s_vs_1sc": (2, 7, 17, 27, 300),
-    "3s_vs_5z": (3, 11, 48, 68, 250),
-    "5m_vs_6m": (5, 12, 55, 98, 70),
-    "3s5z_vs_3s6z": (8, 15, 136, 230, 170),
-    "MMM2": (10, 18, 176, 322, 180),
-}
 
 
 def forget_smac():
@@ -52,7 +44,7 @@ def game(tmp_path, monkeypatch):
     (tmp_path / "Versions").mkdir()
     maps = tmp_path / "Maps" / "SMAC_Maps"
     maps.mkdir(parents=True)
-    for name in MAPS:
+    for name in PAPER_MAPS:
         (maps / f"{name}.SC2Map").touch()
     monkeypatch.setenv("SC2PATH", str(tmp_path))
     return tmp_path
@@ -100,12 +92,12 @@ def gone(pid, seconds=10):
     return False
 
 
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("name", PAPER_MAPS)
 def test_sizes_and_a_training_iteration_on_each_map(build, stand_in, name):
     env = as_team_env(SMACTeam({"map_name": name}), {})
     spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
-    assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim) == MAPS[name][:4]
-    assert env.vectorize(1).episode_limit == MAPS[name][4]
+    assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim) == PAPER_MAPS[name][:4]
+    assert env.vectorize(1).episode_limit == PAPER_MAPS[name][4]
     config = small_config(train_batch_size=2).environment("smac").evaluation(evaluation_interval=1, evaluation_duration=1)
     config.env_config = {"map_name": name}
     algo = build(config)
@@ -153,12 +145,33 @@ def test_time_limit_cuts_off_and_a_battle_ends(stand_in, continuing):
     games.close()
 
 
+@pytest.mark.parametrize("continuing", [False, True])
+def test_time_limits_terminate_as_in_pymarl(stand_in, continuing):
+    """A time limit ends an episode like a lost battle, whatever the info says of it."""
+    games = SMACGames(1, {"map_name": "5m_vs_6m", "timeouts": "terminate", "continuing_episode": continuing})
+    games.reset(np.arange(1))
+    env = games._games[0]._env
+    for step in range(70):
+        env.allies[:], env.enemies[:] = 1, 1  # nobody dies
+        _, terminated, truncated = games.step(np.ones((1, 5), int), np.arange(1))
+        assert (bool(terminated[0]), bool(truncated[0])) == (step == 69, False)
+    assert games.info(0)["battle_won"] is False
+    games.close()
+
+
+def test_bad_keys(stand_in):
+    with pytest.raises(TeamEnvError, match=r'env_config\["timeouts"\] of smac is "truncate" or "terminate"; got \'pymarl\''):
+        SMACTeam({"map_name": "MMM2", "timeouts": "pymarl"})
+    with pytest.raises(TeamEnvError, match=r"env_config\['timeout'\] of smac is unknown; did you mean 'timeouts'\?"):
+        SMACTeam({"map_name": "MMM2", "timeout": "terminate"})
+
+
 def test_arguments_pass_through_and_each_game_has_its_own_seed(stand_in):
     config = EnvContext({"map_name": "MMM2", "difficulty": "3", "seed": 5, "replay_dir": "there"}, worker_index=2, num_workers=3)
     games = SMACGames(2, config)
     assert [game._create()._seed for game in games._games] == [2005, 2006]
     assert {game._create().difficulty for game in games._games} == {"3"}
-    with pytest.raises(TeamEnvError, match=r"env_config of smac: .*unexpected keyword argument 'dificulty'"):
+    with pytest.raises(TeamEnvError, match=r"env_config\['dificulty'\] of smac is unknown; did you mean 'difficulty'\?"):
         SMACTeam({"map_name": "MMM2", "dificulty": "3"})
 
 
@@ -277,7 +290,7 @@ def test_evaluation_saves_replays(build, stand_in, tmp_path, monkeypatch):
     assert results["follower"]["win_rate"] in (0, 0.5, 1)
 
 
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("name", PAPER_MAPS)
 def test_tuned_examples_have_the_papers_settings(stand_in, name):
     """Section B.3: 3s5z_vs_3s6z has a learning rate, an exploration and a length of its own."""
     hard = name == "3s5z_vs_3s6z"

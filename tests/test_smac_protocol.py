@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_smac import MAPS, gone, play, random_actions
+from test_smac import gone, play, random_actions
 
-from conftest import small_config
 from rllib_ddn.envs import smac as module
-from rllib_ddn.envs.grouping import BROKEN
-from rllib_ddn.envs.smac import SMACGames
+from rllib_ddn.envs.smac import PAPER_MAPS, SMACGames
+from rllib_ddn.envs.vector import BROKEN
+from support.configs import small_config
 
 
 def installed(name):
@@ -42,7 +42,7 @@ def game(tmp_path, monkeypatch):
     binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
     maps = tmp_path / "Maps" / "SMAC_Maps"
     maps.mkdir(parents=True)
-    for name in [*MAPS, "32x32_flat"]:
+    for name in [*PAPER_MAPS, "32x32_flat"]:
         (maps / f"{name}.SC2Map").write_bytes(b"map")
     monkeypatch.setenv("SC2PATH", str(tmp_path))
     monkeypatch.setenv("STAND_IN_FAULT", str(tmp_path / "fault"))
@@ -76,11 +76,11 @@ def process(games):
     return games._games[0]._env._sc2_proc._proc.pid
 
 
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("name", PAPER_MAPS)
 def test_episodes_on_each_map(name):
     games = SMACGames(1, {"map_name": name, "seed": 1})
     spec = games.spec
-    assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim, games.episode_limit) == MAPS[name]
+    assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim, games.episode_limit) == PAPER_MAPS[name]
     rng, env_returns = np.random.default_rng(0), []
     for _ in range(2):  # the second episode on the same map, in the same process
         returns, ends = play(games, [0], rng)
@@ -176,8 +176,8 @@ def test_smacv2(game):
     program = f"""
 import numpy as np
 from test_smac import gone, play, random_actions
-from conftest import small_config
-from rllib_ddn.envs.grouping import BROKEN
+from support.configs import small_config
+from rllib_ddn.envs.vector import BROKEN
 from rllib_ddn.envs.smac import SMACGames
 
 games, rng = SMACGames(1, {SMACV2}), np.random.default_rng(0)

@@ -7,11 +7,11 @@ import pytest
 from gymnasium.spaces import Discrete
 from PIL import Image
 
-from conftest import small_config
 from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.envs.smax import MOVES, SMAXTeam
 from rllib_ddn.team import TeamEnvError, TeamSpec
-from test_cli import EXAMPLES, accept
+from support.configs import small_config
+from support.tuned import EXAMPLES, accept
 
 pytest.importorskip("jaxmarl", reason='JaxMARL is not installed: pip install "rllib-ddn[smax]"')
 
@@ -58,7 +58,8 @@ def test_whole_battles_compile_once(games):
                 assert terminated[row] == everyone_dead
                 assert info["battle_won"] == (info["dead_enemies"] == 3 and info["dead_allies"] < 3)
             live = live[~(terminated | truncated)]
-    assert [after - one for after, one in zip(compiled(), before, strict=True)] == [1, 1]
+    assert max(after - one for after, one in zip(compiled(), before, strict=True)) <= 1  # 0 where other tests came first
+    assert min(compiled()) >= 1
     assert lengths.max() <= 2 * games.episode_limit
     assert returns.max() <= 2 * 20  # of two battles, on SMAC's scale
 
@@ -168,7 +169,10 @@ def test_tuned_examples_are_accepted(path):
         ({"map_name": "MMM2"}, r"SMAX has no MMM2: it lacks the medivac"),
         ({"map_name": "3s5x"}, r"'3s5x' is unknown to SMAX. Nearest: 3s5z"),
         ({"map_name": "3m", "reward_scale": 0}, r'env_config\["reward_scale"\] is a number above 0; got 0'),
-        ({"map_name": "3m", "walls": True}, r"env_config of smax: .*unexpected keyword argument 'walls'"),
+        (
+            {"map_name": "3m", "walls_cause_deth": True},
+            r"env_config\['walls_cause_deth'\] of smax is unknown; did you mean 'walls_cause_death'\?",
+        ),
         ({"map_name": "3m", "render_mode": "human"}, r'"render_mode"\] of smax is None or "rgb_array"; got \'human\''),
     ],
 )

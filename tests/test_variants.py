@@ -10,10 +10,12 @@ import torch
 from ray.tune.registry import get_trainable_cls
 
 import rllib_ddn
-from conftest import small_config
-from rllib_ddn import DDNConfig, Mixer, variants
+from rllib_ddn import DDNConfig, Mixer
+from rllib_ddn.learning.distillation import SquaredTerm
+from rllib_ddn.learning.episodes import EpisodeReplay
 from rllib_ddn.networks import MIXERS
-from rllib_ddn.replay import EpisodeReplay
+from rllib_ddn.rllib import variants
+from support.configs import learner_stats, small_config
 
 HOSTS = {
     "VDN": "vdn",
@@ -53,14 +55,14 @@ def test_each_is_a_trainable_with_a_config(name):
 def test_hosts_train_all_of_their_parameters_and_nothing_else(build, name):
     algo = build(config_of(name))
     model = algo.get_policy().model
-    assert type(model.mixer) is MIXERS[name.lower()]
-    assert (model.follower, model.idm) == (None, None)
+    assert type(model.host.mixer) is MIXERS[name.lower()]
+    assert (model.distillation, model.intrinsic) == (None, None)
     before = weights(model)
     for _ in range(6):
         result = algo.train()
-    trained = {f"{part}.{key}" for part in ("leader", "mixer") for key in getattr(model, part).state_dict()}
+    trained = {f"host.{part}.{key}" for part in ("agent", "mixer") for key in getattr(model.host, part).state_dict()}
     assert changed(model, before) == trained
-    assert np.isfinite(result["info"]["learner"]["default_policy"]["learner_stats"]["loss_global"])
+    assert np.isfinite(learner_stats(result)["loss_global"])
 
 
 @pytest.mark.parametrize("mixer", [name for name in MIXERS if MIXERS[name].hosts_ddn])
@@ -69,13 +71,13 @@ def test_every_host_takes_ddn(build, mixer):
     before = weights(algo.get_policy().model)
     for _ in range(3):
         algo.train()
-    parts = {name.split(".")[0] for name in changed(algo.get_policy().model, before)}
-    trained = {"leader", "follower", "idm"} if mixer == "vdn" else {"leader", "follower", "mixer", "idm"}
-    assert parts == trained
+    parts = {".".join(name.split(".")[:2]) for name in changed(algo.get_policy().model, before)}
+    trained = {"host.agent", "host.mixer", "distillation.follower", "intrinsic.networks"}
+    assert parts == (trained - {"host.mixer"} if mixer == "vdn" else trained)
 
 
 def test_qtran_is_no_host_of_ddn():
-    with pytest.raises(ValueError, match=r"mixer is one of 'vdn', .*; got 'qtran'"):
+    with pytest.raises(ValueError, match=r"mixer is a host that a follower can learn from, one of 'vdn', .*; 'qtran' exists alone"):
         small_config(mixer="qtran").build_algo()
 
 
@@ -87,31 +89,33 @@ def test_options_of_a_mixer_are_checked_when_the_algorithm_is_built():
 def test_ctds_regresses_the_teachers_q_values(build):
     algo = build(config_of("CTDS"))
     for _ in range(3):
-        stats = algo.train()["info"]["learner"]["default_policy"]["learner_stats"]
+        stats = learner_stats(algo.train())
     assert algo.config.behaviour_network == "leader"
     assert stats["loss_q"] > 0
-    assert all(np.isnan(stats[name]) for name in ("loss_block", "loss_feature", "loss_idm"))
-    assert algo.get_policy().model.q_loss is rllib_ddn.losses.squared_q_loss
+    assert not {"loss_block", "loss_feature", "loss_idm"} & stats.keys()  # what is not computed has no column
+    terms = algo.get_policy().model.distillation.terms
+    assert {name: type(term) for name, (term, _) in terms.items()} == {"q": SquaredTerm}
 
 
 def test_ptde_fixes_the_leader_in_its_second_stage(build):
     algo = build(config_of("PTDE", leader_timesteps=100))
-    model = algo.get_policy().model
-    assert model.follower.agent is model.leader.agent
-    fusion = weights(model.follower.fusion)
+    host, follower = algo.get_policy().model.host, algo.get_policy().model.distillation.follower
+    assert follower.agent is host.agent.agent
+    fusion = weights(follower.fusion)
     while algo._counters["num_env_steps_sampled"] < 80:
         algo.train()
-    assert not changed(model.follower.fusion, fusion)  # the leader learns alone
+    assert not changed(follower.fusion, fusion)  # the leader learns alone
     while algo._counters["num_env_steps_sampled"] <= 100:
         algo.train()
-    leader, mixer, fusion = weights(model.leader), weights(model.mixer), weights(model.follower.fusion)
+    leader, mixer, fusion = weights(host.agent), weights(host.mixer), weights(follower.fusion)
     for _ in range(2):
-        stats = algo.train()["info"]["learner"]["default_policy"]["learner_stats"]
-    assert not changed(model.leader, leader)
-    assert not changed(model.mixer, mixer)
-    assert changed(model.follower.fusion, fusion) == set(fusion)
+        stats = learner_stats(algo.train())
+    assert not changed(host.agent, leader)
+    assert not changed(host.mixer, mixer)
+    assert changed(follower.fusion, fusion) == set(fusion)
     assert stats["loss_block"] > 0
-    assert all(np.isnan(stats[name]) for name in ("loss_global", "loss_q", "loss_feature", "q_tot_mean"))
+    assert all(np.isnan(stats[name]) for name in ("loss_global", "target_mean", "q_tot_mean"))
+    assert not {"loss_q", "loss_feature"} & stats.keys()
 
 
 def test_ptdes_student_stands_in_for_the_personalized_state(build):
@@ -120,11 +124,12 @@ def test_ptdes_student_stands_in_for_the_personalized_state(build):
     torch.manual_seed(0)
     spec = model.spec
     z, state = torch.randn(1, spec.num_agents, model.local_input.dim), torch.randn(1, spec.state_dim)
-    leader, follower = model.leader(z, state), model.follower(z, z[..., : spec.obs_dim])
-    for out, hat in ((leader, model.leader.fusion(state, z)), (follower, model.follower.fusion(z[..., : spec.obs_dim], z))):
-        q = model.leader.agent(torch.cat([hat, z], -1)[0])[1]
+    leader, follower = model.networks["leader"], model.networks["follower"]
+    theirs, ours = leader(z, state), follower(z)
+    for out, hat in ((theirs, leader.fusion(state, z)), (ours, follower.fusion(z[..., : spec.obs_dim], z))):
+        q = leader.agent(torch.cat([hat, z], -1)[0])[1]
         torch.testing.assert_close(out.q[0], q)
-    assert not torch.allclose(leader.q, follower.q)
+    assert not torch.allclose(theirs.q, ours.q)
 
 
 def test_igmdas_mixture_moves_from_the_expert_to_the_learner(build):
@@ -142,7 +147,8 @@ def test_igmdas_mixture_moves_from_the_expert_to_the_learner(build):
     assert (shares[0], shares[3]) == (1, 0)
     assert 0.6 < shares[1] < 0.9
     assert 0.1 < shares[2] < 0.4
-    assert {key.split(".")[0] for key in runner.policy.get_acting_weights()} == {"leader", "follower"}
+    sent = {".".join(key.split(".")[:2]) for key in runner.policy.get_acting_weights()}
+    assert sent == {"host.agent", "distillation.follower"}
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -164,9 +170,9 @@ def test_peers_are_evaluated_as_ddn_is_and_restore_exactly(build, name, tmp_path
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ({"q_loss": "mse"}, "q_loss is one of 'kl', 'squared', 'imitation'; got 'mse'"),
+        ({"q_loss": "mse"}, "q_loss is one of 'kl', 'squared', 'imitation', or a subclass of DistillationTerm; got 'mse'"),
         ({"follower_agent": "leader"}, 'follower_agent="leader" leaves the follower its fusion block.*q_loss_coeff'),
-        ({"leader_timesteps": 0}, "leader_timesteps is a whole number above 0; got 0"),
+        ({"leader_timesteps": 0}, "leader_timesteps is a whole number above 0, or None; got 0"),
         ({"mixture_timesteps": 0.5}, "mixture_timesteps is a whole number above 0; got 0.5"),
     ],
 )
@@ -186,6 +192,6 @@ def test_the_readmes_mixer(build):
     algo = build(config.env_runners(num_env_runners=1))
     for _ in range(3):
         algo.train()
-    assert type(algo.get_policy().model.mixer) is mixer
+    assert type(algo.get_policy().model.host.mixer) is mixer
     assert isinstance(algo.local_replay_buffer, EpisodeReplay)
     assert len(algo.local_replay_buffer) == 6

@@ -1,4 +1,4 @@
-"""The worlds. ``ENVS`` maps the names that RLlib knows to the creators behind them."""
+"""Registered environments: ``ENVS`` has their names in RLlib and their classes."""
 
 from __future__ import annotations
 

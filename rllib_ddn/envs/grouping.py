@@ -6,7 +6,7 @@ has them, ``action_mask`` and ``state``; or a plain space. Its action space is a
 ``Discrete`` spaces.
 
 :func:`as_team_env` checks an env against the convention and names what is wrong in one line;
-:class:`TeamSpec` holds the sizes; :class:`TeamGames` steps several envs as one set of arrays.
+:class:`TeamGames` makes a vector env of ordinary team envs.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import numpy as np
 from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.team import OBS, STATE, TeamEnvError, TeamSpec, encode, flat_dtype, part_of
+from rllib_ddn.envs.vector import BROKEN, VectorTeamEnv
+from rllib_ddn.team import OBS, STATE, TeamEnvError, TeamSpec, encode, flat_dtype, flatten, part_of, unbounded_box
 
-BROKEN = "episode_broken"  # the key of a final info that says that the game failed: the episode does not count
+__all__ = ["BROKEN", "MAX_INPUT_SIZE", "TeamGames", "as_team_env", "team_of"]
+
+MAX_INPUT_SIZE = 20_000  # numbers in an observation or a state, unless env_config says otherwise
 
 
 def as_team_env(env: Any, env_config: dict[str, Any]) -> MultiAgentEnv:
@@ -27,7 +30,13 @@ def as_team_env(env: Any, env_config: dict[str, Any]) -> MultiAgentEnv:
 
     Args:
         env: what an env creator returned.
-        env_config: with ``"state": "concat"``, the concatenated observations become the state.
+        env_config: of which two keys are read here, whatever the env:
+
+            - ``state``: ``"concat"`` makes the concatenated observations the state; ``"env"`` (default) is the
+              env's own. An env that has several names them in its attribute ``state_choices``, and gives
+              the one that is asked for itself.
+            - ``max_input_size`` (20,000): most numbers in an observation or a state. The networks are for
+              vectors; with images they would take all memory before anything is learned.
 
     Returns:
         The env itself, or the env in a thin wrapper that adds ``state`` to the observations.
@@ -36,16 +45,28 @@ def as_team_env(env: Any, env_config: dict[str, Any]) -> MultiAgentEnv:
         TeamEnvError: the env breaks the convention.
     """
     _, observation_space, action_space = team_of(env)
-    choice = env_config.get("state", "env")
-    if choice not in ("env", "concat"):
-        raise TeamEnvError(f'env_config["state"] is "env" or "concat"; got {choice!r}.')
+    choice, choices = env_config.get("state", "env"), ("env", *getattr(env, "state_choices", ()), "concat")
+    if choice not in choices:
+        accepted = " or ".join(f'"{name}"' for name in choices)
+        raise TeamEnvError(f'env_config["state"] is {accepted}; got {choice!r}.')
     if choice == "concat" or part_of(observation_space[0], STATE) is None:
         offered = isinstance(getattr(env, "state_space", None), spaces.Space) and callable(getattr(env, "state", None))
         if choice == "concat" or offered:
             env = _WithState(env, concat=choice == "concat")
             observation_space = env.observation_space
-    TeamSpec.from_spaces(observation_space, action_space)
+    _check_size(TeamSpec.from_spaces(observation_space, action_space), env_config.get("max_input_size", MAX_INPUT_SIZE))
     return env
+
+
+def _check_size(spec: TeamSpec, most: Any) -> None:
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise TeamEnvError(f'env_config["max_input_size"] is a whole number above 0; got {most!r}.')
+    for name, size in (("an agent's observation", spec.obs_dim), ("the state", spec.state_dim)):
+        if size > most:
+            raise TeamEnvError(
+                f"{name} has {size:,} numbers, more than {most:,}: the networks are for vectors, not for images. Choose features, "
+                f'or set env_config={{"max_input_size": {size}}} to train on it all the same.'
+            )
 
 
 def team_of(env: Any) -> tuple[Any, spaces.Tuple, spaces.Tuple]:
@@ -74,61 +95,59 @@ def team_of(env: Any) -> tuple[Any, spaces.Tuple, spaces.Tuple]:
     return (ids[0] if ids else "team"), observation_space, action_space
 
 
-class TeamGames:
-    """Several team envs stepped as one set of arrays.
+class TeamGames(VectorTeamEnv):
+    """Ordinary team envs, stepped one after the other.
 
-    This class steps ordinary team envs one by one. An env that can do better offers a method
-    ``vectorize(num_envs)`` that returns an object with the same attributes and methods.
+    An env that can step many games at once offers a method ``vectorize(num_envs)`` that returns a
+    :class:`rllib_ddn.envs.vector.VectorTeamEnv` of its own.
 
     Args:
         envs: E team envs.
-
-    Attributes:
-        spec: the :class:`TeamSpec`.
-        episode_limit: most steps an episode can take, or None when unknown.
-        obs: ``[E, N, O]``, state: ``[E, S]``, action_mask: ``[E, N, A]`` bool.
     """
 
     def __init__(self, envs: list[MultiAgentEnv]):
         self._envs = envs
         self._team, self._observation_space, action_space = team_of(envs[0])
         self.spec = TeamSpec.from_spaces(self._observation_space, action_space)
-        self.episode_limit: int | None = None
+        self.episode_limit = None
         spec, count = self.spec, len(envs)
         self.obs = np.zeros((count, spec.num_agents, spec.obs_dim), spec.obs_dtype)
         self.state = np.zeros((count, spec.state_dim), spec.state_dtype)
         self.action_mask = np.ones((count, spec.num_agents, spec.num_actions), bool)
         self._infos: list[dict[str, Any]] = [{} for _ in envs]
+        self._steps = np.zeros(count, int)
 
     def reset(self, seeds: np.ndarray) -> None:
-        """Starts a new episode in the first ``len(seeds)`` envs, each with its own seed."""
+        """Starts a new episode in the first ``len(seeds)`` envs, each with its own seed.
+
+        Raises:
+            TeamEnvError: an observation does not fit its space.
+        """
         for e, seed in enumerate(seeds):
-            observation, _ = self._envs[e].reset(seed=int(seed))
+            observation, info = self._envs[e].reset(seed=int(seed))
+            self._infos[e], self._steps[e] = info.get(self._team, {}), 0
             self._observe(e, observation)
 
     def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Steps the given envs.
 
-        Args:
-            actions: ``[len(envs), N]`` action indices.
-            envs: indices of the envs to step.
-
-        Returns:
-            Team rewards, terminated and truncated, each ``[len(envs)]``.
+        Raises:
+            TeamEnvError: an observation does not fit its space, or a reward is not a number.
         """
         rewards = np.zeros(len(envs), np.float32)
         terminated, truncated = np.zeros(len(envs), bool), np.zeros(len(envs), bool)
         for row, e in enumerate(envs):
             team_action = tuple(int(action) for action in actions[row])
-            observation, reward, done, cut, info = self._envs[e].step({self._team: team_action})
+            observation, reward, terminateds, truncateds, info = self._envs[e].step({self._team: team_action})
+            self._steps[e] += 1
             self._observe(e, observation)
-            rewards[row] = reward.get(self._team, 0.0)
-            terminated[row], truncated[row] = done["__all__"], cut["__all__"]
+            rewards[row] = self._number(reward.get(self._team, 0.0), e)
+            terminated[row], truncated[row] = terminateds["__all__"], truncateds["__all__"]
             self._infos[e] = info.get(self._team, {})
         return rewards, terminated, truncated
 
     def info(self, env: int) -> dict[str, Any]:
-        """The team's info from the last step of one env."""
+        """The team's info from the last reset or step of one env."""
         return self._infos[env]
 
     def _observe(self, e: int, observation: dict[Any, Any]) -> None:
@@ -137,7 +156,17 @@ class TeamGames:
                 f"the env returned no observation for its team {self._team!r} (got {list(observation)}): a team is observed at "
                 "every step, the last one included."
             )
-        self.obs[e], self.state[e], self.action_mask[e] = encode(observation[self._team], self._observation_space, self.spec)
+        self.obs[e], self.state[e], self.action_mask[e] = encode(
+            observation[self._team], self._observation_space, self.spec, when=f" at step {self._steps[e]}"
+        )
+
+    def _number(self, reward: Any, e: int) -> float:
+        array = np.asarray(reward)
+        if array.dtype.kind not in "biuf" or array.size != 1:
+            raise TeamEnvError(
+                f"the env gave its team {self._team!r} the reward {reward!r} at step {self._steps[e]}; a reward is a finite number."
+            )
+        return float(array.item())
 
 
 class _WithState(MultiAgentEnv):
@@ -149,9 +178,9 @@ class _WithState(MultiAgentEnv):
         self._team, observation_space, self.action_space = team_of(env)
         obs = [part_of(space, OBS) for space in observation_space]
         if concat:
-            dtype: Any = np.result_type(*(flat_dtype(space) for space in obs))
+            dtype = np.result_type(*(flat_dtype(space) for space in obs))
             self._parts = obs
-            state_space: spaces.Space = spaces.Box(-np.inf, np.inf, (sum(map(spaces.flatdim, obs)),), dtype)
+            state_space: spaces.Space = unbounded_box((sum(map(spaces.flatdim, obs)),), dtype)
         else:
             state_space = env.state_space
         self._is_dict = [isinstance(space, spaces.Dict) and OBS in space.spaces for space in observation_space]
@@ -160,6 +189,7 @@ class _WithState(MultiAgentEnv):
             for space, is_dict in zip(observation_space, self._is_dict, strict=True)
         )
         self.possible_agents = self.agents = [self._team]
+        self.render_mode = getattr(env, "render_mode", None)
         self.observation_spaces = {self._team: self.observation_space}
         self.action_spaces = {self._team: self.action_space}
 
@@ -182,10 +212,11 @@ class _WithState(MultiAgentEnv):
             dict(value) if is_dict else {OBS: value} for value, is_dict in zip(observation[self._team], self._is_dict, strict=True)
         ]
         if self._concat:
-            state = np.concatenate([spaces.flatten(space, agent[OBS]) for space, agent in zip(self._parts, agents, strict=True)])
+            parts = enumerate(zip(self._parts, agents, strict=True))
+            state = np.concatenate([flatten(space, agent.get(OBS), f'"{OBS}" of agent {i}') for i, (space, agent) in parts])
         else:
             state = self.env.state()
-        return {self._team: [{**agent, STATE: state} for agent in agents]}
+        return {self._team: tuple({**agent, STATE: state} for agent in agents)}
 
 
 def _kind(space: Any) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from pettingzoo import AECEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.team import ACTION_MASK, OBS, STATE, TeamEnvError, flat_dtype
-
-TEAM = "team"
+from rllib_ddn.envs.vector import TEAM, warn_once
+from rllib_ddn.team import ACTION_MASK, OBS, STATE, TeamEnvError, flat_dtype, flatten, unbounded_box
 
 
 class PettingZooTeam(MultiAgentEnv):
@@ -31,20 +31,22 @@ class PettingZooTeam(MultiAgentEnv):
             - ``state``: ``"env"`` (default: the env's own ``state()``) or ``"concat"``, with which this
               class adds no state and :func:`rllib_ddn.envs.grouping.as_team_env` joins the
               observations;
+            - ``max_input_size``: see :func:`rllib_ddn.envs.grouping.as_team_env`;
             - every other key is an argument of the factory.
 
     Raises:
-        TeamEnvError: a key has no accepted value, the factory cannot be imported, an action space
-            is not discrete, or there is no state.
+        TeamEnvError: a key has no accepted value, the factory cannot be imported or makes no ParallelEnv,
+            an action space is not discrete, or there is no state.
     """
 
     def __init__(self, config: dict[str, Any]):
         super().__init__()
-        arguments = dict(config)
-        factory = _load(arguments.pop("env", None))
+        arguments = {key: value for key, value in config.items() if key != "max_input_size"}
+        name = arguments.pop("env", None)
+        factory = _load(name)
         self._mean = _choice(arguments, "team_reward", ("sum", "mean")) == "mean"
         self._has_state = _choice(arguments, "state", ("env", "concat")) == "env"
-        self.env = factory(**arguments)
+        self.env = _parallel(factory(**arguments), name)
         self._members = list(self.env.possible_agents)
         self.render_mode = getattr(self.env, "render_mode", None)
 
@@ -54,40 +56,51 @@ class PettingZooTeam(MultiAgentEnv):
                 raise TeamEnvError(f"the action space of agent {agent!r} is {space}: DDN needs Discrete(n) starting at 0.")
         self._obs_spaces = [_observation(self.env.observation_space(agent)) for agent in self._members]
         self._counts = [int(self.env.action_space(agent).n) for agent in self._members]
+        self._mask_spaces = [spaces.Box(0, 1, (count,), np.int8) for count in self._counts]
         self._dims = [spaces.flatdim(space) for space in self._obs_spaces]
         self._obs_dtype = np.dtype(np.result_type(*(flat_dtype(space) for space in self._obs_spaces)))
         self.num_actions, self.obs_dim = max(self._counts), max(self._dims)
 
         parts: dict[str, spaces.Space] = {
-            OBS: _unbounded((self.obs_dim,), self._obs_dtype),
+            OBS: unbounded_box((self.obs_dim,), self._obs_dtype),
             ACTION_MASK: spaces.Box(0, 1, (self.num_actions,), np.int8),
         }
         if self._has_state:
             state = self._initial_state()
             self._state_dtype = np.dtype(np.float32) if state.dtype == np.float64 else state.dtype
-            parts[STATE] = _unbounded((state.size,), self._state_dtype)
+            self._state_space = parts[STATE] = unbounded_box((state.size,), self._state_dtype)
         self.observation_space = spaces.Tuple(spaces.Dict(parts) for _ in self._members)
         self.action_space = spaces.Tuple(spaces.Discrete(self.num_actions) for _ in self._members)
         self.possible_agents = self.agents = [TEAM]
         self.observation_spaces, self.action_spaces = {TEAM: self.observation_space}, {TEAM: self.action_space}
+        self._ended: set[Any] = set()  # agents that have terminated or were truncated in this episode
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         observations, infos = self.env.reset(seed=seed, options=options)
-        return self._observation(observations, infos), {TEAM: self._info(infos)}
+        self._ended = set()
+        return self._observation(observations, infos, absent=set()), {TEAM: self._info(infos)}
 
     def step(self, action_dict: dict):
         """One step; the rewards of the agents still there are added up or averaged over the team."""
         present = set(self.env.agents)
         actions = {agent: int(action) for agent, action in zip(self._members, action_dict[TEAM], strict=True) if agent in present}
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
-        over = not self.env.agents
-        # Cut off by a limit: at least one agent was still playing when the time ran out.
-        truncated = over and any(truncations.values())
-        reward = float(sum(rewards.values())) / (len(self._members) if self._mean else 1)
+        # Who has terminated has nothing more to see; who is truncated now has a last observation to bootstrap from.
+        absent = self._ended | {agent for agent, ended in terminations.items() if ended}
+        self._ended = absent | {agent for agent, ended in truncations.items() if ended}
+        finished = self._ended.issuperset(self.env.agents)
+        if finished and self.env.agents:
+            warn_once(
+                f"{self.env} has terminated or truncated all agents, but leaves {len(self.env.agents)} of them in its `agents`, "
+                "which PettingZoo wants empty then. The episode is taken as ended."
+            )
+        # Truncated by a limit: at least one agent was still playing when the time ran out.
+        truncated = finished and any(truncations.values())
+        terminated = finished and not truncated
         return (
-            self._observation(observations, infos, terminations),
-            {TEAM: reward},
-            {TEAM: over and not truncated, "__all__": over and not truncated},
+            self._observation(observations, infos, absent),
+            {TEAM: self._reward(rewards)},
+            {TEAM: terminated, "__all__": terminated},
             {TEAM: truncated, "__all__": truncated},
             {TEAM: self._info(infos)},
         )
@@ -98,11 +111,11 @@ class PettingZooTeam(MultiAgentEnv):
     def close(self) -> None:
         self.env.close()
 
-    def _observation(self, observations: dict, infos: dict, terminations: dict | None = None) -> dict:
+    def _observation(self, observations: dict, infos: dict, absent: set) -> dict:
         obs = np.zeros((len(self._members), self.obs_dim), self._obs_dtype)
         mask = np.zeros((len(self._members), self.num_actions), np.int8)
         for i, agent in enumerate(self._members):
-            if agent not in observations or (terminations or {}).get(agent, False):
+            if agent not in observations or agent in absent:
                 mask[i, 0] = 1  # has left: a row of zeros, and nothing to choose
                 continue
             value = observations[agent]
@@ -110,13 +123,22 @@ class PettingZooTeam(MultiAgentEnv):
             if isinstance(value, dict) and "observation" in value:
                 available = value.get(ACTION_MASK, available)
                 value = value["observation"]
-            obs[i, : self._dims[i]] = spaces.flatten(self._obs_spaces[i], value)
+            obs[i, : self._dims[i]] = flatten(self._obs_spaces[i], value, f"the observation of agent {agent!r}")
+            if available is not None:
+                available = flatten(self._mask_spaces[i], available, f'"{ACTION_MASK}" of agent {agent!r}')
             mask[i, : self._counts[i]] = 1 if available is None else available
         team = [{OBS: obs[i], ACTION_MASK: mask[i]} for i in range(len(self._members))]
         if self._has_state:
-            state = np.asarray(self.env.state(), self._state_dtype).ravel()
+            state = flatten(self._state_space, self.env.state(), f"the state of {self.env}")
             team = [{**agent, STATE: state} for agent in team]
-        return {TEAM: team}
+        return {TEAM: tuple(team)}
+
+    def _reward(self, rewards: dict) -> float:
+        for agent, reward in rewards.items():
+            array = np.asarray(reward)
+            if array.dtype.kind not in "biuf" or array.size != 1:
+                raise TeamEnvError(f"the reward of agent {agent!r} is {reward!r}; a reward is a finite number.")
+        return float(sum(rewards.values())) / (len(self._members) if self._mean else 1)
 
     def _initial_state(self) -> np.ndarray:
         self.env.reset(seed=0)
@@ -147,6 +169,16 @@ def _load(env: Any):
         raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}.{_siblings(module)}") from error
 
 
+def _parallel(env: Any, name: Any) -> Any:
+    """The env itself, if it is a ParallelEnv."""
+    if isinstance(env, AECEnv):
+        module = name.split(":")[0] if isinstance(name, str) else "package.module"
+        raise TeamEnvError(f'env_config["env"] = {name!r} is an AEC env, in which agents take turns: use "{module}:parallel_env".')
+    if not hasattr(env, "possible_agents"):
+        raise TeamEnvError(f'env_config["env"] = {name!r} makes a {type(env).__name__}, which is no ParallelEnv.')
+    return env
+
+
 def _siblings(module: str) -> str:
     """A hint at the modules of the same package that are named alike, as other versions of an env are."""
     package, _, name = module.rpartition(".")
@@ -170,12 +202,3 @@ def _observation(space: spaces.Space) -> spaces.Space:
     if isinstance(space, spaces.Dict) and "observation" in space.spaces:
         return space["observation"]
     return space
-
-
-def _unbounded(shape: tuple[int, ...], dtype: Any) -> spaces.Box:
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        return spaces.Box(limits.min, limits.max, shape, dtype)
-    if dtype == np.bool_:
-        return spaces.Box(0, 1, shape, np.int8)
-    return spaces.Box(-np.inf, np.inf, shape, dtype)

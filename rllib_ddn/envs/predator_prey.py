@@ -29,8 +29,11 @@ import numpy as np
 from pettingzoo import ParallelEnv
 from pettingzoo.utils.conversions import parallel_to_aec
 
+from rllib_ddn.envs.predator_prey_picture import RENDER_MODES, Picture
+
 ACTIONS = ("right", "down", "left", "up", "stay", "catch")
 STAY, CATCH = 4, 5
+STATES = ("planes", "units")
 _EMPTY, _PREDATOR, _PREY, _WALL = 0, 1, 2, 3
 
 
@@ -47,11 +50,14 @@ class PredatorPreyGames:
         capture_reward: team reward for a capture.
         penalty: taken from the team reward when too few try to catch; 0 or more.
         episode_limit: steps after which a game is truncated.
+        state: ``"planes"``, or ``"units"``, which adds where each predator and each prey is.
 
     Attributes:
         obs: ``[G, P, 2 * view * view]`` int8: predators and prey in the view, each a plane of zeros
             and ones; zeros outside the grid and for removed predators.
-        state: ``[G, 2 * grid_size ** 2]`` int8, both planes of the whole grid.
+        state: ``[G, S]`` int8: both planes of the whole grid, ``2 * grid_size ** 2`` numbers. With ``"units"``,
+            ``2 * grid_size`` more for each predator and then for each prey, in a fixed order, that of the
+            agents: the row and the column, both one-hot; zeros when it is removed.
         action_mask: ``[G, P, 6]`` bool. Moves that stay on the grid; stay always; catch with a
             live prey in a neighbour cell; a removed predator has stay alone.
         terminated, truncated: ``[G]`` bool.
@@ -75,6 +81,7 @@ class PredatorPreyGames:
         capture_reward: float = 10.0,
         penalty: float = 2.0,
         episode_limit: int = 200,
+        state: str = "planes",
     ):
         for name, value, least in (
             ("num_games", num_games, 1),
@@ -97,6 +104,10 @@ class PredatorPreyGames:
         if penalty < 0:
             raise ValueError(f"predator_prey: penalty is 0 or more (it is subtracted); got {penalty!r}.")
 
+        if state not in STATES:
+            raise ValueError(f"predator_prey: state is one of {', '.join(map(repr, STATES))}; got {state!r}.")
+
+        self._tells_units = state == "units"
         self.num_games, self.grid_size, self.num_predators, self.num_prey = num_games, grid_size, num_predators, num_prey
         self.sight, self.catchers_needed, self.episode_limit = sight, catchers_needed, episode_limit
         self.capture_reward, self.penalty = float(capture_reward), float(penalty)
@@ -108,6 +119,10 @@ class PredatorPreyGames:
         inside = np.full((width, width), False)
         inside[sight:-sight, sight:-sight] = True
         self._inside = np.flatnonzero(inside)  # [grid_size ** 2]
+        # Of each cell: its row and its column, one-hot.  [cells, 2 * grid_size]
+        row, column = np.divmod(np.arange(self._cells), width)
+        along = np.arange(sight, sight + grid_size)
+        self._row_and_column = np.concatenate([row[:, None] == along, column[:, None] == along], 1).astype(np.int8)
         self._empty_grid = np.where(inside, _EMPTY, _WALL).astype(np.uint8).ravel()
         # right, down, left, up; stay and catch do not move.
         self._delta = np.array([1, width, -1, -width, 0, 0])
@@ -158,20 +173,24 @@ class PredatorPreyGames:
         self._place()
         self._observe()
 
-    def step(self, actions: np.ndarray) -> np.ndarray:
+    def step(self, actions: np.ndarray, games: np.ndarray | None = None) -> np.ndarray:
         """Plays one step of every game that has not ended.
 
         Args:
             actions: ``[G, P]``, indices into ``ACTIONS``. An unavailable action is a *stay*.
+            games: indices of the games to play; None means all. The others stay as they are.
 
         Returns:
-            ``[G]`` float32 team rewards; 0 for games that had ended before.
+            ``[G]`` float32 team rewards; 0 for games that were not played.
         """
         p, q = self.num_predators, self.num_prey
-        running = ~(self.terminated | self.truncated)  # [G]
+        running = np.zeros(self.num_games, bool)  # [G]
+        running[self._games if games is None else games] = True
+        running &= ~(self.terminated | self.truncated)
         available = np.take_along_axis(self.action_mask, np.asarray(actions)[..., None], 2)[..., 0]
         actions = np.where(available & running[:, None], actions, STAY)  # [G, P]
-        draws = self._draw(p + 2 * q, self._games)  # [G, P + 2Q]
+        draws = np.zeros((self.num_games, p + 2 * q))  # [G, P + 2Q]
+        draws[running] = self._draw(p + 2 * q, np.flatnonzero(running))
         grid, who, base = self._grid.ravel(), self._who.ravel(), self._base
 
         # Predators move one after another: in each round every game moves its next one.
@@ -223,9 +242,9 @@ class PredatorPreyGames:
 
         self.num_captured += captures
         self._step += running
-        over = ~(self._predator_alive.any(1) & self._prey_alive.any(1))
-        self.terminated |= over & running
-        self.truncated |= ~over & running & (self._step >= self.episode_limit)
+        decided = ~(self._predator_alive.any(1) & self._prey_alive.any(1))
+        self.terminated |= decided & running
+        self.truncated |= ~decided & running & (self._step >= self.episode_limit)
         self._observe()
         return (captures * self.capture_reward - failures * self.penalty).astype(np.float32)
 
@@ -251,6 +270,11 @@ class PredatorPreyGames:
         self.obs = np.concatenate([view == _PREDATOR, view == _PREY], 2).view(np.int8)
         inside = self._grid[:, self._inside]  # [G, grid_size ** 2]
         self.state = np.concatenate([inside == _PREDATOR, inside == _PREY], 1).view(np.int8)
+        if self._tells_units:
+            cells = np.concatenate([self._predators, self._prey], 1)  # [G, P + Q]
+            present = np.concatenate([self._predator_alive, self._prey_alive], 1)
+            units = self._row_and_column[cells] * present[..., None]  # [G, P + Q, 2 * grid_size]
+            self.state = np.concatenate([self.state, units.reshape(g, -1)], 1)
         self.action_mask = np.ones((g, p, len(ACTIONS)), bool)
         self.action_mask[..., :STAY] = self._moves_on_grid[self._predators] & alive
         self.action_mask[..., CATCH] = (grid[at + self._delta[:4]] == _PREY).any(2) & alive[..., 0]
@@ -291,7 +315,7 @@ class parallel_env(ParallelEnv):  # noqa: N801  (PettingZoo's name for it)
 
     metadata: dict[str, Any] = {
         "name": "predator_prey_v0",
-        "render_modes": ["ansi", "rgb_array", "human"],
+        "render_modes": list(RENDER_MODES),
         "render_fps": 8,
         "is_parallelizable": True,
     }
@@ -318,7 +342,7 @@ class parallel_env(ParallelEnv):  # noqa: N801  (PettingZoo's name for it)
             agent: gymnasium.spaces.Discrete(len(ACTIONS)) for agent in self.possible_agents
         }
         self.state_space = gymnasium.spaces.Box(0, 1, self.games.state.shape[1:], np.int8)
-        self._window: Any = None
+        self._picture = Picture()
         self.games.reset(np.random.SeedSequence().generate_state(1))
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Space:
@@ -348,28 +372,18 @@ class parallel_env(ParallelEnv):  # noqa: N801  (PettingZoo's name for it)
         )
 
     def state(self) -> np.ndarray:
-        """``[2 * grid_size ** 2]`` int8: planes of predators and of prey."""
+        """``[S]`` int8; see :class:`PredatorPreyGames`."""
         return self.games.state[0]
 
     def render(self) -> str | np.ndarray | None:
         """One line a row with ``P``, ``q`` and ``.``; or an image; or None after drawing a window."""
-        picture = self.games.picture()
-        if self.render_mode == "ansi":
-            return "\n".join("".join(".Pq"[cell] for cell in row) for row in picture)
-        if self.render_mode == "rgb_array":
-            return _image(picture)
-        if self.render_mode == "human":
-            self._show()
-        else:
+        if self.render_mode is None:
             gymnasium.logger.warn("predator_prey: render() needs render_mode='ansi', 'rgb_array' or 'human'.")
-        return None
+            return None
+        return self._picture.draw(self.games.picture(), self.render_mode)
 
     def close(self) -> None:
-        if self._window is not None:
-            import pygame
-
-            pygame.display.quit()
-            self._window = None
+        self._picture.close()
 
     def _observations(self) -> dict[str, dict[str, np.ndarray]]:
         obs, mask = self.games.obs[0], self.games.action_mask[0].astype(np.int8)
@@ -382,26 +396,8 @@ class parallel_env(ParallelEnv):  # noqa: N801  (PettingZoo's name for it)
         return {agent: {"num_captured": int(self.games.num_captured[0])} for agent in self.possible_agents}
 
     def _show(self) -> None:
-        if self.render_mode != "human":
-            return
-        import pygame
-
-        image = _image(self.games.picture())
-        if self._window is None:
-            pygame.display.init()
-            pygame.display.set_caption("Predator-Prey")
-            self._window = pygame.display.set_mode(image.shape[:2])
-        self._window.blit(pygame.surfarray.make_surface(image.swapaxes(0, 1)), (0, 0))
-        pygame.event.pump()
-        pygame.display.flip()
-
-
-def _image(picture: np.ndarray, scale: int = 24) -> np.ndarray:
-    """A picture of the grid, ``[side, side, 3]`` uint8: predators blue, prey orange."""
-    colours = np.array([[244, 241, 235], [38, 92, 153], [222, 120, 38]], np.uint8)
-    image = colours[np.kron(picture, np.ones((scale, scale), np.uint8))]
-    image[::scale] = image[:, ::scale] = 214
-    return image
+        if self.render_mode == "human":
+            self.render()
 
 
 def env(**kwargs: Any):

@@ -10,30 +10,53 @@ import contextlib
 import difflib
 import importlib
 import importlib.util
+import inspect
 import os
 import signal
 import subprocess
 import time
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.envs.grouping import BROKEN
-from rllib_ddn.team import ACTION_MASK, OBS, STATE, TeamEnvError, TeamSpec, team_spaces
+from rllib_ddn.envs.vector import BROKEN, TEAM_KEYS, SingleTeamEnv, VectorTeamEnv
+from rllib_ddn.team import TeamEnvError, TeamSpec, refuse_unknown_keys
 
-TEAM = "team"
 SMAC_PAGE = "github.com/oxwhirl/smac"
+OWN_KEYS = ("timeouts", "version", "save_replay", "max_restarts")  # of env_config, beside StarCraft2Env's arguments
 
 
-class SMACTeam(MultiAgentEnv):
+class MapSizes(NamedTuple):
+    """What ``StarCraft2Env`` tells of a map; ``limit`` is the most steps of an episode."""
+
+    agents: int
+    actions: int
+    obs: int
+    state: int
+    limit: int
+
+
+PAPER_MAPS = {
+    "3s5z": MapSizes(8, 14, 128, 216, 150),
+    "2s_vs_1sc": MapSizes(2, 7, 17, 27, 300),
+    "3s_vs_5z": MapSizes(3, 11, 48, 68, 250),
+    "5m_vs_6m": MapSizes(5, 12, 55, 98, 70),
+    "3s5z_vs_3s6z": MapSizes(8, 15, 136, 230, 170),
+    "MMM2": MapSizes(10, 18, 176, 322, 180),
+}
+
+
+class SMACTeam(SingleTeamEnv):
     """The registered env ``"smac"``.
 
     ``env_config`` holds the arguments of ``StarCraft2Env`` (``map_name``, ``difficulty``, ``seed``,
-    ``replay_dir``, ...), and
+    ``replay_dir``, ...), the keys of :func:`rllib_ddn.envs.grouping.as_team_env`, and
 
+    - ``timeouts``: ``"truncate"`` (default) has an episode that reaches the time limit truncate, so that the value
+      of what would have come is estimated; ``"terminate"`` has it terminate like a lost battle, as in PyMARL,
+      with which the papers' results were made;
     - ``version``: 1, or 2 for ``smacv2``'s ``StarCraftCapabilityEnvWrapper``;
     - ``save_replay``: whether the game writes a replay of each episode to ``replay_dir``;
     - ``max_restarts`` (5): times in a row that a game that cannot be started is tried again, after 1, 2, 4,
@@ -50,53 +73,26 @@ class SMACTeam(MultiAgentEnv):
     """
 
     def __init__(self, config: dict[str, Any]):
-        super().__init__()
-        self._game = _Game(config, getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)
-        self._config = config
-        spec = self._game.spec
-        self.observation_space, self.action_space = team_spaces(spec)
-        self.possible_agents = self.agents = [TEAM]
-        self.observation_spaces, self.action_spaces = {TEAM: self.observation_space}, {TEAM: self.action_space}
-        self._arrays = _arrays(1, spec)
-
-    def vectorize(self, num_envs: int) -> SMACGames:
-        """``num_envs`` games whose observations are written straight into arrays."""
-        return SMACGames(num_envs, self._config)
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        self._game.reset()
-        return self._observation(), {TEAM: {}}
-
-    def step(self, action_dict: dict):
-        reward, terminated, truncated, info = self._game.step(action_dict[TEAM])
-        over, cut = {TEAM: terminated, "__all__": terminated}, {TEAM: truncated, "__all__": truncated}
-        return self._observation(), {TEAM: reward}, over, cut, {TEAM: info}
-
-    def close(self) -> None:
-        """Ends the game's process."""
-        self._game.close()
-
-    def _observation(self) -> dict:
-        obs, state, mask = self._arrays
-        self._game.observe(obs[0], state[0], mask[0])
-        parts = zip(obs[0].copy(), mask[0].astype(np.int8), strict=True)
-        return {TEAM: [{OBS: o, ACTION_MASK: m, STATE: state[0].copy()} for o, m in parts]}
+        super().__init__(lambda num_games: SMACGames(num_games, config), "smac")
 
 
-class SMACGames:
-    """E games as arrays: the interface of :class:`rllib_ddn.envs.grouping.TeamGames`.
+class SMACGames(VectorTeamEnv):
+    """StarCraft II games as a vector env, stepped one after the other.
 
     Args:
-        num_envs: E.
+        num_games: E.
         config: the ``env_config``, an ``EnvContext`` in RLlib.
     """
 
-    def __init__(self, num_envs: int, config: dict[str, Any]):
-        self._games = [_Game(config, getattr(config, "worker_index", 0), e) for e in range(num_envs)]
-        self.spec = self._games[0].spec
-        self.episode_limit: int | None = self._games[0].episode_limit
-        self.obs, self.state, self.action_mask = _arrays(num_envs, self.spec)
-        self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+    def __init__(self, num_games: int, config: dict[str, Any]):
+        worker, first = getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0
+        self._games = [_Game(config, worker, first + e) for e in range(num_games)]
+        self.spec = spec = self._games[0].spec
+        self.episode_limit = self._games[0].episode_limit
+        self.obs = np.zeros((num_games, spec.num_agents, spec.obs_dim), np.float32)
+        self.state = np.zeros((num_games, spec.state_dim), np.float32)
+        self.action_mask = np.ones((num_games, spec.num_agents, spec.num_actions), bool)
+        self._infos: list[dict[str, Any]] = [{} for _ in range(num_games)]
 
     def reset(self, seeds: np.ndarray) -> None:
         """Starts a new episode in the first ``len(seeds)`` games. Their seeds were given at their start."""
@@ -106,7 +102,6 @@ class SMACGames:
             self._games[e].observe(self.obs[e], self.state[e], self.action_mask[e])
 
     def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Steps the given games, one after the other."""
         rewards = np.zeros(len(envs), np.float32)
         terminated, truncated = np.zeros(len(envs), bool), np.zeros(len(envs), bool)
         for row, e in enumerate(envs):
@@ -130,10 +125,14 @@ class _Game:
     FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a game that failed is started again
 
     def __init__(self, config: dict[str, Any], worker_index: int, env_index: int):
-        arguments = {key: value for key, value in config.items() if key != "state"}
+        arguments = {key: value for key, value in config.items() if key not in TEAM_KEYS}
         self._version = arguments.pop("version", 1)
         self._saves_replay = arguments.pop("save_replay", False)
         self._max_restarts = arguments.pop("max_restarts", 5)
+        timeouts = arguments.pop("timeouts", "truncate")
+        if timeouts not in ("truncate", "terminate"):
+            raise TeamEnvError(f'env_config["timeouts"] of smac is "truncate" or "terminate"; got {timeouts!r}.')
+        self._truncates = timeouts == "truncate"
         arguments.setdefault("map_name", "3s5z")
         if arguments.get("seed") is not None:
             arguments["seed"] += 1000 * worker_index + env_index
@@ -182,26 +181,27 @@ class _Game:
             AssertionError, ValueError: an action is not available, or their number is wrong.
         """
         try:
-            reward, over, info = self._env.step([int(action) for action in actions])
+            reward, ended, info = self._env.step([int(action) for action in actions])
             self._watch()
         except (AssertionError, ValueError):  # StarCraft2Env refuses the actions: no fault of the game's
             raise
         except Exception:
             self.close()
-            reward, over, info = 0.0, True, {}
+            reward, ended, info = 0.0, True, {}
         self._steps += 1
-        if over and not info:  # also what StarCraft2Env itself says when its game has failed
+        if ended and not info:  # also what StarCraft2Env itself says when its game has failed
             self._dead = True
             return 0.0, True, False, {BROKEN: True}
         info = dict(info)
         won = bool(info.pop("battle_won", False))
         decided = won or info.get("dead_allies") == self.spec.num_agents or self._steps < self.episode_limit
-        truncated = bool(over and (info.get("episode_limit", False) or not decided))
-        if over:
+        timed_out = bool(ended and (info.get("episode_limit", False) or not decided))
+        truncated = timed_out and self._truncates
+        if ended:
             info["battle_won"] = won
             if self._saves_replay:
                 self._env.save_replay()
-        return float(reward), bool(over and not truncated), truncated, info
+        return float(reward), bool(ended and not truncated), truncated, info
 
     def observe(self, obs: np.ndarray, state: np.ndarray, mask: np.ndarray) -> None:
         """Writes obs ``[N, O]``, state ``[S]`` and action mask ``[N, A]``; of a broken episode, what was last seen."""
@@ -226,10 +226,7 @@ class _Game:
 
     def _create(self) -> Any:
         if self._env is None:
-            try:
-                self._env = self._make(**self._arguments)
-            except TypeError as error:
-                raise TeamEnvError(f"env_config of smac: {error}; see the docstring of StarCraft2Env.") from error
+            self._env = self._make(**self._arguments)
         return self._env
 
     def _watch(self) -> None:
@@ -270,15 +267,6 @@ class _Guard:
             os.kill(pid, signal.SIGKILL)
 
 
-def _arrays(count: int, spec: TeamSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """obs ``[E, N, O]``, state ``[E, S]``, action mask ``[E, N, A]``."""
-    return (
-        np.zeros((count, spec.num_agents, spec.obs_dim), np.float32),
-        np.zeros((count, spec.state_dim), np.float32),
-        np.ones((count, spec.num_agents, spec.num_actions), bool),
-    )
-
-
 def _checked(version: Any, arguments: dict[str, Any]) -> Any:
     """The env's class, once all that it needs is there.
 
@@ -312,6 +300,7 @@ def _checked(version: Any, arguments: dict[str, Any]) -> Any:
         needs = "It needs pysc2 and pys2clientprotocol (see the README)."
         raise TeamEnvError(f"{package} cannot be imported: {error}. {needs}") from error
     _check_game(version, arguments["map_name"], maps)
+    refuse_unknown_keys("smac", arguments, [*inspect.signature(module.StarCraft2Env).parameters, *OWN_KEYS, *TEAM_KEYS])
     if version == 1:
         return module.StarCraft2Env
     return importlib.import_module("smacv2.env.starcraft2.wrapper").StarCraftCapabilityEnvWrapper

@@ -9,26 +9,26 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import inspect
 import os
 from typing import Any
 
 import numpy as np
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.team import ACTION_MASK, OBS, STATE, TeamEnvError, TeamSpec, team_spaces
+from rllib_ddn.envs.vector import TEAM_KEYS, SingleTeamEnv, VectorTeamEnv
+from rllib_ddn.team import TeamEnvError, TeamSpec, refuse_unknown_keys
 
-TEAM = "team"
 MOVES = 5  # four directions and "stop"; the attacks on each enemy come after them
 WITHOUT_UNITS = {"2s_vs_1sc": "it lacks the spine crawler", "MMM2": "it lacks the medivac"}
 
 
-class SMAXTeam(MultiAgentEnv):
+class SMAXTeam(SingleTeamEnv):
     """The registered env ``"smax"``.
 
     ``env_config``: ``map_name`` (default "3s5z"), ``reward_scale`` (10: a won battle is worth 20 at least,
     as in SMAC), ``render_mode`` (None or "rgb_array"), and arguments of JaxMARL's ``HeuristicEnemySMAX``,
     of which ``see_enemy_actions`` and ``walls_cause_death`` are True and ``attack_mode`` is "closest" by
-    default.
+    default; also the keys of :func:`rllib_ddn.envs.grouping.as_team_env`.
 
     The state holds each unit's health, position, cooldown and type between 0 and 1, and zeros for the dead;
     JaxMARL's own has positions and cooldowns of 30 and more, on which Q values diverge.
@@ -41,87 +41,45 @@ class SMAXTeam(MultiAgentEnv):
     """
 
     def __init__(self, config: dict[str, Any]):
-        super().__init__()
-        arguments = {key: value for key, value in config.items() if key != "state"}
-        self.render_mode = arguments.pop("render_mode", None)
-        if self.render_mode not in (None, "rgb_array"):
-            raise TeamEnvError(f'env_config["render_mode"] of smax is None or "rgb_array"; got {self.render_mode!r}.')
-        self._arguments = arguments
-        self._games: SMAXGames | None = None
-        spec = _sizes(_battle(arguments), arguments)
-        self.observation_space, self.action_space = team_spaces(spec)
-        self.possible_agents = self.agents = [TEAM]
-        self.observation_spaces, self.action_spaces = {TEAM: self.observation_space}, {TEAM: self.action_space}
-
-    def vectorize(self, num_envs: int) -> SMAXGames:
-        """``num_envs`` battles in one compiled call."""
-        return SMAXGames(num_envs, **self._arguments)
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        if self._games is None:
-            self._games = SMAXGames(1, **self._arguments)
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0] >> 1)
-        self._games.reset(np.array([seed]))
-        return self._observation(), {TEAM: self._games.info(0)}
-
-    def step(self, action_dict: dict):
-        assert self._games is not None, "reset() comes first"
-        rewards, terminated, truncated = self._games.step(np.array([action_dict[TEAM]]), np.array([0]))
-        over, cut = bool(terminated[0]), bool(truncated[0])
-        return (
-            self._observation(),
-            {TEAM: float(rewards[0])},
-            {TEAM: over, "__all__": over},
-            {TEAM: cut, "__all__": cut},
-            {TEAM: self._games.info(0)},
-        )
-
-    def render(self) -> np.ndarray | None:
-        """The battlefield as ``[height, width, 3]`` uint8, if ``render_mode`` is "rgb_array"."""
-        if self.render_mode is None or self._games is None:
-            return None
-        return _draw(self._games)
-
-    def _observation(self) -> dict:
-        games = self._games
-        assert games is not None
-        parts = zip(games.obs[0], games.action_mask[0].astype(np.int8), strict=True)
-        return {TEAM: [{OBS: obs, ACTION_MASK: mask, STATE: games.state[0]} for obs, mask in parts]}
+        arguments = {key: value for key, value in config.items() if key not in ("render_mode", *TEAM_KEYS)}
+        super().__init__(lambda num_games: SMAXGames(num_games, **arguments), "smax", config.get("render_mode"))
 
 
-class SMAXGames:
-    """E battles as arrays: the interface of :class:`rllib_ddn.envs.grouping.TeamGames`.
+class SMAXGames(VectorTeamEnv):
+    """Battles as a vector env.
 
     Every call steps all E battles, whichever are asked for, so that the shapes are always the same and
-    JAX compiles once; battles that are over go on unseen until the next reset.
+    JAX compiles once.
 
     Args:
-        num_envs: E.
+        num_games: E.
         arguments: as in ``env_config`` of :class:`SMAXTeam`.
     """
 
-    def __init__(self, num_envs: int, **arguments: Any):
+    render_modes = ("rgb_array",)
+    steps_all_games = True
+
+    def __init__(self, num_games: int, **arguments: Any):
         self._battle = _battle(arguments)
-        self.spec = _sizes(self._battle, arguments)
-        self.episode_limit: int | None = self._battle.max_steps + 1  # SMAX looks at its clock before it moves it
-        self._num_envs, self._scale = num_envs, float(arguments.get("reward_scale", 10.0))
+        self.spec = spec = _sizes(self._battle, arguments)
+        self.episode_limit = self._battle.max_steps + 1  # SMAX looks at its clock before it moves it
+        self._num_games, self._scale = num_games, float(arguments.get("reward_scale", 10.0))
         self._reset, self._step = _compiled(self._battle)
         self._world: Any = None
-        self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
-        self.obs = self.state = self.action_mask = np.zeros(0)  # [E, N, O], [E, S], [E, N, A]
+        self._infos: list[dict[str, Any]] = [{} for _ in range(num_games)]
+        self.obs = np.zeros((num_games, spec.num_agents, spec.obs_dim), np.float32)
+        self.state = np.zeros((num_games, spec.state_dim), np.float32)
+        self.action_mask = np.ones((num_games, spec.num_agents, spec.num_actions), bool)
 
     def reset(self, seeds: np.ndarray) -> None:
-        """Starts new battles in the first ``len(seeds)`` envs, each with its own seed, and any in the rest."""
-        all_seeds = np.resize(np.asarray(seeds, np.uint32), self._num_envs)
+        """Starts new battles in the first ``len(seeds)`` games, each with its own seed, and any in the rest."""
+        all_seeds = np.resize(np.asarray(seeds, np.uint32), self._num_games)
         self._world, observed = self._reset(all_seeds)
         self._observe(observed)
-        self._infos = [{} for _ in range(self._num_envs)]
+        self._infos = [{} for _ in range(self._num_games)]
 
     def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Steps the envs; see :class:`rllib_ddn.envs.grouping.TeamGames`. The observation at the end of an
-        episode is that of its last moment: nothing is reset."""
-        everyone = np.full((self._num_envs, self.spec.num_agents), MOVES - 1, np.int32)
+        everyone = np.full((self._num_games, self.spec.num_agents), MOVES - 1, np.int32)
         everyone[envs] = actions
         self._world, observed, outcome = self._step(self._world, everyone)
         self._observe(observed)
@@ -135,6 +93,10 @@ class SMAXGames:
     def info(self, env: int) -> dict[str, Any]:
         """SMAC's keys: ``dead_allies``, ``dead_enemies``, and at the end ``battle_won``."""
         return self._infos[env]
+
+    def render(self, mode: str) -> np.ndarray:
+        """The battlefield, ``[height, width, 3]`` uint8."""
+        return _draw(self._battle, self._world[1].state)
 
     def _observe(self, observed: tuple) -> None:
         self.obs, self.state, self.action_mask = map(np.asarray, observed)
@@ -180,8 +142,8 @@ def _compiled(battle: Any) -> tuple[Any, Any]:
         alive = state.state.unit_alive
         dead = (~alive[:allies]).sum(), (~alive[allies:]).sum()
         lost, won = dead[0] == allies, dead[1] == enemies
-        over = lost | won
-        outcome = rewards[agents[0]], over, dones["__all__"] & ~over, won & ~lost, *dead
+        decided = lost | won
+        outcome = rewards[agents[0]], decided, dones["__all__"] & ~decided, won & ~lost, *dead
         return (key, state), observe(obs, state), outcome
 
     return jax.jit(jax.vmap(reset)), jax.jit(jax.vmap(step))
@@ -209,10 +171,19 @@ def _battle(arguments: dict[str, Any]) -> Any:
         near = ", ".join(difflib.get_close_matches(str(name), MAP_NAME_TO_SCENARIO, n=3, cutoff=0.3)) or "none is similar"
         known = ", ".join(MAP_NAME_TO_SCENARIO)
         raise TeamEnvError(f'env_config["map_name"] = {name!r} is unknown to SMAX. Nearest: {near}. There are: {known}.')
-    try:
-        return _make(name, **arguments)
-    except TypeError as error:
-        raise TeamEnvError(f"env_config of smax: {error}; see the docstring of SMAXTeam.") from error
+    refuse_unknown_keys("smax", arguments, _arguments())
+    return _make(name, **arguments)
+
+
+@functools.cache
+def _arguments() -> frozenset[str]:
+    """The keys of an ``env_config``."""
+    from jaxmarl.environments.smax import HeuristicEnemySMAX
+    from jaxmarl.environments.smax.smax_env import SMAX
+
+    named = {*inspect.signature(HeuristicEnemySMAX).parameters, *inspect.signature(SMAX).parameters}
+    not_free = {"env_kwargs", "scenario", "num_allies", "num_enemies"}  # the map says them
+    return frozenset(named - not_free | {"map_name", "reward_scale", "render_mode", *TEAM_KEYS})
 
 
 @functools.cache
@@ -238,12 +209,11 @@ def _sizes(battle: Any, arguments: dict[str, Any]) -> TeamSpec:
     )
 
 
-def _draw(games: SMAXGames) -> np.ndarray:
+def _draw(battle: Any, units: Any) -> np.ndarray:
     """Units as circles with their health, attacks as lines; ours are blue."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    battle, units = games._battle, games._world[1].state
     allies = battle.num_agents
     positions, alive = np.asarray(units.unit_positions[0]), np.asarray(units.unit_alive[0])
     types, attacks = np.asarray(units.unit_types[0]), np.asarray(units.prev_attack_actions[0])

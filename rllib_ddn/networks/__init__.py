@@ -1,35 +1,28 @@
-"""The networks of DDN in plain torch. Nothing in this package imports Ray."""
+"""The networks in plain torch. Nothing here imports Ray."""
 
-from rllib_ddn.networks.agent import AgentNetwork, LocalInput
-from rllib_ddn.networks.fusion import (
-    IndependentObservationBlock,
-    PersonalizationFusionBlock,
-    RawFusion,
-)
-from rllib_ddn.networks.guiding import (
-    STATE_FUSIONS,
-    AgentOutput,
-    GlobalGuidingNetwork,
-    LocalAgentNetwork,
-    LocalPolicyNetwork,
-)
+from rllib_ddn.networks.agent import AgentNetwork, AgentOutput, LocalAgent, LocalInput, TeamNetwork
+from rllib_ddn.networks.fusion import IndependentObservationBlock, PersonalizationFusionBlock, RawFusion
 from rllib_ddn.networks.idm import InternalDistillationModule
+from rllib_ddn.networks.leaders import LEADERS, Follower, GlobalGuidingNetwork, Leader, LocalPolicyNetwork
 from rllib_ddn.networks.mixers import MIXERS, Mixer, TeamSizes, TeamValues, greedy_actions
 
 __all__ = [
+    "LEADERS",
     "MIXERS",
-    "STATE_FUSIONS",
     "AgentNetwork",
     "AgentOutput",
+    "Follower",
     "GlobalGuidingNetwork",
     "IndependentObservationBlock",
     "InternalDistillationModule",
-    "LocalAgentNetwork",
+    "Leader",
+    "LocalAgent",
     "LocalInput",
     "LocalPolicyNetwork",
     "Mixer",
     "PersonalizationFusionBlock",
     "RawFusion",
+    "TeamNetwork",
     "TeamSizes",
     "TeamValues",
     "greedy_actions",

@@ -6,6 +6,8 @@ time when acting, with the same weights and the same result.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -86,5 +88,88 @@ class AgentNetwork(nn.Module):
         if hidden is None:
             hidden = features.new_zeros(sizes[0], self.hidden_dim)
         weights = (self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
-        histories, hidden = gru(features, hidden, weights, sizes)
-        return features, self.q_head(histories), histories, hidden
+        hidden_states, hidden = gru(features, hidden, weights, sizes)
+        return features, self.q_head(hidden_states), hidden_states, hidden
+
+
+class AgentOutput(NamedTuple):
+    """What an unroll of a team of agents gives.
+
+    Attributes:
+        fused: S_hat or o_hat, ``[M, N, D]``; z itself where nothing is fused.
+        features: f, the agent network's features before the GRU, ``[M, N, H]``.
+        q: Q values, ``[M, N, A]``.
+        hidden_states: the GRU's states, ``[M, N, H]``.
+        hidden: the GRU's state after the last step, ``[B, N, H]`` for the B teams that exist there.
+    """
+
+    fused: Tensor
+    features: Tensor
+    q: Tensor
+    hidden_states: Tensor
+    hidden: Tensor
+
+
+class TeamNetwork(nn.Module):
+    """What all networks of a team share: a fusion of the inputs, then the agent network.
+
+    Rows are time steps of teams: M of them, each with N agents. In training they are all steps of a
+    batch of episodes, packed (see :class:`AgentNetwork`), so that no computation is spent on padding; in
+    acting they are one step of M teams.
+
+    Attributes:
+        sees_state: whether the global state is among its inputs. Where it is not, it is never passed, so
+            that none can leak.
+        agent: the agent network.
+    """
+
+    sees_state = False
+    agent: AgentNetwork
+
+    def inputs(self, z: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """What :meth:`forward` takes of ``z [M, N, Z]`` and ``state [M, S]``."""
+        return (z, state) if self.sees_state else (z,)
+
+    def fuse(self, *inputs: Tensor) -> Tensor:
+        """The fused input ``[M, N, D]`` of :meth:`inputs`."""
+        raise NotImplementedError
+
+    def agent_input(self, fused: Tensor, z: Tensor) -> Tensor:
+        """What the agent network sees, ``[M, N, X]``; by default what :meth:`fuse` gives."""
+        return fused
+
+    def forward(self, *inputs: Tensor, hidden: Tensor | None = None, batch_sizes: Tensor | None = None) -> AgentOutput:
+        """Runs over whole episodes, or makes one step.
+
+        Args:
+            inputs: see :meth:`inputs`.
+            hidden: ``[B, N, H]``, the GRU's state before the first step; None means zeros.
+            batch_sizes: ``[T]`` int64 on the CPU, number of teams at each step; None for one step.
+        """
+        fused = self.fuse(*inputs)
+        agents = fused.shape[1]
+        features, q, hidden_states, last = self.agent(
+            self.agent_input(fused, inputs[0]).flatten(0, 1),  # [M * N, X]: all agents as independent rows
+            None if hidden is None else hidden.flatten(0, 1),
+            None if batch_sizes is None else batch_sizes * agents,
+        )
+        split = lambda x: x.unflatten(0, (-1, agents))  # noqa: E731
+        return AgentOutput(fused, split(features), split(q), split(hidden_states), split(last))
+
+
+class LocalAgent(TeamNetwork):
+    """The agent network of a host alone: sees the local information ``z_i`` as it is.
+
+    Args:
+        local_dim: Z.
+        num_actions: A.
+        hidden_dim: H.
+    """
+
+    def __init__(self, local_dim: int, num_actions: int, hidden_dim: int):
+        super().__init__()
+        self.agent = AgentNetwork(local_dim, num_actions, hidden_dim)
+
+    def fuse(self, *inputs: Tensor) -> Tensor:
+        (z,) = inputs
+        return z

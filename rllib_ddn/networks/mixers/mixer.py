@@ -1,4 +1,4 @@
-"""What every mixer is given, and what it may decide."""
+"""Mixer interface and its inputs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from rllib_ddn.losses import global_loss
+from rllib_ddn.learning.losses import Statistics, global_loss, masked_mean
 
 
 class TeamSizes(NamedTuple):
-    """Sizes that a mixer is made for.
+    """Sizes that networks are made for.
 
     Attributes:
         num_agents: N.
@@ -29,6 +29,11 @@ class TeamSizes(NamedTuple):
     local_dim: int
     hidden_dim: int
 
+    @property
+    def obs_dim(self) -> int:
+        """O, the size of an agent's observation, with which ``z_i`` begins."""
+        return self.local_dim - self.num_actions - self.num_agents
+
 
 @dataclass
 class TeamValues:
@@ -40,7 +45,7 @@ class TeamValues:
         action_mask: ``[M, N, A]`` bool, the available actions.
         state: ``[M, S]``.
         z: ``[M, N, Z]``, the local information.
-        histories: ``[M, N, H]``, the GRU's states, which stand for the agents' histories tau_i.
+        hidden_states: ``[M, N, H]``, the GRU's states, which stand for the agents' histories tau_i.
         batch_sizes: ``[T + 1]`` int64 on the CPU: how the M rows are packed (see
             :class:`rllib_ddn.networks.agent.AgentNetwork`).
     """
@@ -50,13 +55,13 @@ class TeamValues:
     action_mask: Tensor
     state: Tensor
     z: Tensor
-    histories: Tensor
+    hidden_states: Tensor
     batch_sizes: Tensor
 
     @cached_property
     def q(self) -> Tensor:
         """``Q_i(tau_i, u_i)`` of the joint action, ``[M, N]``."""
-        return chosen(self.q_values, self.actions)
+        return gather_q(self.q_values, self.actions)
 
     @cached_property
     def greedy(self) -> Tensor:
@@ -66,7 +71,7 @@ class TeamValues:
     @cached_property
     def best_q(self) -> Tensor:
         """``V_i = max Q_i`` over the available actions, ``[M, N]``."""
-        return chosen(self.q_values, self.greedy)
+        return gather_q(self.q_values, self.greedy)
 
 
 class Mixer(nn.Module):
@@ -74,7 +79,7 @@ class Mixer(nn.Module):
 
     A mixer is built as ``Mixer(sizes, **mixer_config)``; the arguments behind ``sizes`` are its
     options. Most mixers are a :meth:`forward` alone. The learner keeps a target copy of it, and
-    trains its parameters with the leader's.
+    trains its parameters with the agent network's.
 
     Attributes:
         hosts_ddn: whether it can be DDN's host.
@@ -90,27 +95,32 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
     def bootstrap(self, team: TeamValues) -> Tensor:
-        """The value of ``team.actions`` that TD targets are made of, ``[M]``; asked of the target copy,
+        """The value of ``team.actions`` that TD targets are made of, ``[M]``; called on the target mixer,
         with the target network's values. By default Q_tot."""
         return self(team)
 
-    def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of leader and mixer, by default L_global (Equation 5).
+    def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Statistics]:
+        """The loss of agent network and mixer, by default L_global (Equation 5).
 
         Args:
-            team: the online leader's values and the joint action that was taken.
+            team: the online network's values and the joint action that was taken.
             target: ``[M]``, the TD target y.
             greedy_value: ``[M]``, :meth:`bootstrap` of this very step's greedy joint action.
             valid: ``[M]``, 1 at steps, 0 elsewhere.
 
         Returns:
-            The loss, and Q_tot ``[M]`` for the statistics.
+            The loss, and statistics by name: ``q_tot_mean``, and whatever the mixer adds.
         """
         q_tot = self(team)
-        return global_loss(q_tot, target, valid), q_tot
+        return global_loss(q_tot, target, valid), self.statistics(q_tot, valid)
+
+    @staticmethod
+    def statistics(q_tot: Tensor, valid: Tensor) -> Statistics:
+        """``q_tot_mean`` over the valid steps."""
+        return {"q_tot_mean": masked_mean(q_tot.detach(), valid)}
 
 
-def chosen(q_values: Tensor, actions: Tensor) -> Tensor:
+def gather_q(q_values: Tensor, actions: Tensor) -> Tensor:
     """``q_values [..., A]`` of ``actions [...]``, ``[...]``."""
     return q_values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rllib_ddn.losses import global_loss, masked_mean
+from rllib_ddn.learning.losses import Statistics, global_loss, masked_mean
 from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, mlp
 
 
@@ -50,11 +50,11 @@ class QattenMixer(Mixer):
     def forward(self, team: TeamValues) -> Tensor:
         return self._mix(team)[0]
 
-    def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Statistics]:
         """L_global, and the attention logits' mean square over valid steps."""
         q_tot, logits = self._mix(team)
         penalty = masked_mean(logits.square().mean(2).sum(1), valid)  # mean over agents, sum over heads
-        return global_loss(q_tot, target, valid) + self.attention_coeff * penalty, q_tot
+        return global_loss(q_tot, target, valid) + self.attention_coeff * penalty, self.statistics(q_tot, valid)
 
     def _mix(self, team: TeamValues) -> tuple[Tensor, Tensor]:
         """Q_tot ``[M]`` and the attention logits ``[M, heads, N]`` before their scaling."""

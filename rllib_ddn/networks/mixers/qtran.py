@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rllib_ddn.losses import global_loss
+from rllib_ddn.learning.losses import Statistics, global_loss
 from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, mlp
 
 
@@ -15,7 +15,7 @@ class QTRANMixer(Mixer):
     ``L = L_td + opt_coeff L_opt + nopt_coeff L_nopt`` (Son et al. 2019, learning of QTRAN-base), with
     ``D(u) = sum_i Q_i(u_i) - Q_jt(u) + V_jt``: ``L_opt = D(greedy)^2``, ``L_nopt = min(D(u), 0)^2``.
     Q_jt carries no gradient in the last two. It sees the state and the sum of the agents' encoded
-    histories and actions; V_jt sees the state.
+    hidden states and actions; V_jt sees the state.
 
     It cannot be DDN's host: the Q values that its agents learn are a factorization and no Q_tot.
 
@@ -40,7 +40,7 @@ class QTRANMixer(Mixer):
         """``Q_jt(tau, u)``, ``[M]``."""
         return self._joint(team, team.actions)
 
-    def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Statistics]:
         q_joint = self(team)
         v_joint = self.v_joint(team.state).squeeze(-1)  # [M]
         with torch.no_grad():
@@ -49,9 +49,9 @@ class QTRANMixer(Mixer):
         optimal = global_loss(team.best_q.sum(-1) + v_joint, greedy_joint, valid)
         lacking = (team.q.sum(-1) + v_joint - q_joint.detach()).clamp(max=0.0)
         not_optimal = global_loss(lacking, torch.zeros_like(lacking), valid)
-        return td + self.opt_coeff * optimal + self.nopt_coeff * not_optimal, q_joint
+        return td + self.opt_coeff * optimal + self.nopt_coeff * not_optimal, self.statistics(q_joint, valid)
 
     def _joint(self, team: TeamValues, actions: Tensor) -> Tensor:
         one_hot = nn.functional.one_hot(actions, self.num_actions).to(team.state.dtype)
-        encoding = self.encoder(torch.cat([team.histories, one_hot], -1)).sum(1)  # [M, H + A]
+        encoding = self.encoder(torch.cat([team.hidden_states, one_hot], -1)).sum(1)  # [M, H + A]
         return self.q_joint(torch.cat([team.state, encoding], -1)).squeeze(-1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rllib_ddn.losses import global_loss
+from rllib_ddn.learning.losses import Statistics, global_loss
 from rllib_ddn.networks.agent import AgentNetwork
-from rllib_ddn.networks.mixers.mixer import TeamSizes, TeamValues, chosen, mlp
+from rllib_ddn.networks.mixers.mixer import TeamSizes, TeamValues, gather_q, mlp
 from rllib_ddn.networks.mixers.qmix import QMixer
 
 
@@ -40,14 +40,15 @@ class WeightedQMixer(QMixer):
         """Q* of the joint action."""
         agents = team.z.shape[1]
         _, q, _, _ = self.central_agent(team.z.flatten(0, 1), batch_sizes=team.batch_sizes * agents)  # [M * N, A]
-        return self.central_mixer(chosen(q.unflatten(0, (-1, agents)), team.actions), team.state)
+        return self.central_mixer(gather_q(q.unflatten(0, (-1, agents)), team.actions), team.state)
 
-    def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Statistics]:
         """The weighted L_global, and Q*'s squared error."""
         q_tot = self(team)
         with torch.no_grad():
             weight = torch.where(self.trusted(team, q_tot, target, greedy_value), 1.0, self.alpha)
-        return global_loss(q_tot, target, valid, weight) + global_loss(self.bootstrap(team), target, valid), q_tot
+        loss = global_loss(q_tot, target, valid, weight) + global_loss(self.bootstrap(team), target, valid)
+        return loss, self.statistics(q_tot, valid)
 
     def trusted(self, team: TeamValues, q_tot: Tensor, target: Tensor, greedy_value: Tensor) -> Tensor:
         """Where errors have the weight 1, ``[M]`` bool."""

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from smac.env.starcraft2.maps.smac_maps import SIZES
+from rllib_ddn.envs.smac import PAPER_MAPS
+from smac.env.starcraft2.maps.smac_maps import ENEMIES
 
 FAULTS: list = []
 START_FAULTS = [0]
@@ -32,7 +33,8 @@ class StarCraft2Env:
     ):
         self.map_name, self.difficulty, self._seed, self.replay_dir = map_name, difficulty, seed, replay_dir
         self.continuing_episode = continuing_episode
-        self.n_agents, self.n_enemies, self.n_actions, self._obs, self._state, self.episode_limit = SIZES[map_name]
+        self.n_agents, self.n_actions, self._obs, self._state, self.episode_limit = PAPER_MAPS[map_name]
+        self.n_enemies = ENEMIES[map_name]
         self._sc2_proc, self._playing = None, False
 
     def get_env_info(self):

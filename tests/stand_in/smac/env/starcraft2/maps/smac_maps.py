@@ -1,14 +1,11 @@
-"""The paper's six maps and their sizes: agents, enemies, actions, obs, state, limit."""
+"""The paper's six maps."""
 
-SIZES = {
-    "3s5z": (8, 8, 14, 128, 216, 150),
-    "2s_vs_1sc": (2, 1, 7, 17, 27, 300),
-    "3s_vs_5z": (3, 5, 11, 48, 68, 250),
-    "5m_vs_6m": (5, 6, 12, 55, 98, 70),
-    "3s5z_vs_3s6z": (8, 9, 15, 136, 230, 170),
-    "MMM2": (10, 12, 18, 176, 322, 180),
-}
+from rllib_ddn.envs.smac import PAPER_MAPS
+
+ENEMIES = {name: sizes.actions - 6 for name, sizes in PAPER_MAPS.items()}  # an attack on each comes after six other actions
 
 
 def get_smac_map_registry():
-    return {name: {"n_agents": sizes[0], "n_enemies": sizes[1], "limit": sizes[5]} for name, sizes in SIZES.items()}
+    return {
+        name: {"n_agents": sizes.agents, "n_enemies": ENEMIES[name], "limit": sizes.limit} for name, sizes in PAPER_MAPS.items()
+    }

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from ray.rllib.evaluation.metrics import RolloutMetrics
 
-from rllib_ddn.ddn_env_runner import WON
-from rllib_ddn.ddn_torch_model import FOLLOWER, LEADER
+from rllib_ddn.rllib.env_runner import WON
+from rllib_ddn.rllib.model import FOLLOWER, LEADER
 
 
 def evaluate_network(runners: Any, network: str, seeds: list[list[int]], explore: bool = False) -> list[RolloutMetrics]:
@@ -18,7 +18,7 @@ def evaluate_network(runners: Any, network: str, seeds: list[list[int]], explore
 
     Args:
         runners: an ``EnvRunnerGroup``; its remote runners play if it has any, else its local one.
-        network: "leader" or "follower", or a host's "agent".
+        network: one of the config's ``networks``.
         seeds: E seeds.
         explore: whether to act epsilon-greedily.
 
@@ -87,9 +87,9 @@ def evaluate_checkpoint(
     """Plays greedy episodes from a checkpoint, and draws them if asked to.
 
     Args:
-        config: the DDNConfig to build with.
+        config: the config to build with.
         checkpoint: directory of the checkpoint.
-        networks: who plays, of "leader" and "follower".
+        networks: who plays, of the config's ``networks``.
         episodes: number of episodes of each network.
         render: show them in a window (the env's render_mode "human").
         save_gif: folder for an animation of each episode (render_mode "rgb_array").

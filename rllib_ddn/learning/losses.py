@@ -1,7 +1,7 @@
 """The losses of DDN as pure functions of tensors (paper, Equations 5 to 8).
 
 ``valid`` marks real time steps with 1 and padding with 0. Every loss is a mean over the valid
-steps: what stands in padded steps never matters. Teacher tensors are detached here, so that no
+steps; padded steps do not contribute. Teacher tensors are detached here, so that no
 distillation loss can reach the leader.
 """
 
@@ -11,19 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+Statistics = dict[str, Tensor]  # scalars by name, detached; none is dropped on its way to TensorBoard
+
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     """Mean of ``values [...]`` over the steps where ``valid [...]`` is 1."""
     return _zero_padding(values, valid).sum() / valid.sum()
-
-
-def td_target(reward: Tensor, terminated: Tensor, next_q_tot: Tensor, gamma: float) -> Tensor:
-    """``y = r_tot + gamma (1 - terminated) Q_tot^-(t + 1)``, all ``[...]`` (Equation 5).
-
-    ``terminated`` is 1 only where the game itself ended: an episode that was cut off by a time
-    limit bootstraps from its final observation.
-    """
-    return reward + gamma * (1.0 - terminated) * next_q_tot
 
 
 def global_loss(q_tot: Tensor, target: Tensor, valid: Tensor, weight: Tensor | float = 1.0) -> Tensor:
@@ -31,7 +24,7 @@ def global_loss(q_tot: Tensor, target: Tensor, valid: Tensor, weight: Tensor | f
 
     Args:
         q_tot: ``[...]``, Q_tot of the actions taken.
-        target: ``[...]``, see :func:`td_target`; detached here.
+        target: ``[...]``, see :mod:`rllib_ddn.learning.targets`; detached here.
         valid: ``[...]``.
         weight: ``[...]`` or a number, what each square counts (weighted QMIX).
     """
@@ -71,9 +64,9 @@ def q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Ten
     return _mean_kl(teacher, student, valid)
 
 
-def squared_q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Tensor, temperature: float = 1.0) -> Tensor:
+def squared_q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Tensor) -> Tensor:
     """Squared difference of the Q values of available actions, their mean, summed over agents (CTDS, Zhao
-    et al. 2022). Arguments as in :func:`q_loss`; ``temperature`` is unused."""
+    et al. 2022). Arguments as in :func:`q_loss`."""
     mask = action_mask & valid.bool()[..., None, None]
     difference = torch.where(mask, follower_q - leader_q.detach(), follower_q.new_zeros(()))
     mean = difference.square().sum(-1) / mask.sum(-1).clamp(min=1)  # [..., N]
@@ -102,10 +95,6 @@ def feature_loss(follower_features: Tensor, leader_features: Tensor, valid: Tens
     Summed over agents.
     """
     return _mean_kl(leader_features.detach(), follower_features, valid)
-
-
-# What the config's ``q_loss`` may be.
-Q_LOSSES = {"kl": q_loss, "squared": squared_q_loss, "imitation": imitation_loss}
 
 
 def idm_loss(error: Tensor, valid: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ field            shape               meaning
 ``action_mask``  [E, T + 1, N, A]    bool, available actions
 ``actions``      [E, T, N]           action indices
 ``rewards``      [E, T]              float32 team reward
-``terminated``   [E]                 bool: the game ended (and was not cut off by a time limit)
+``terminated``   [E]                 bool: the game ended (and was not truncated by a time limit)
 ``length``       [E]                 int32, number of steps; what lies behind it is zero
 ===============  ==================  =======================================================
 
@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from rllib_ddn.team import TeamSpec
+
 Episodes = dict[str, np.ndarray]
 
 _STEPS_AND_FINAL = ("obs", "state", "action_mask")
@@ -32,14 +34,13 @@ _STEPS = ("actions", "rewards")
 _PER_EPISODE = ("terminated", "length")
 
 
-def empty_episodes(num_episodes: int, num_steps: int, spec: Any) -> Episodes:
+def empty_episodes(num_episodes: int, num_steps: int, spec: TeamSpec) -> Episodes:
     """Zeroed episodes of ``num_steps`` steps.
 
     Args:
         num_episodes: E.
         num_steps: T.
-        spec: has num_agents, num_actions, obs_dim, state_dim, obs_dtype and state_dtype (see
-            :class:`rllib_ddn.team.TeamSpec`).
+        spec: the sizes.
     """
     e, t, n, a = num_episodes, num_steps, spec.num_agents, spec.num_actions
     return {

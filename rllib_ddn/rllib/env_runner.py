@@ -1,4 +1,4 @@
-"""The env runner of DDN: whole episodes of a team, straight into episode arrays."""
+"""The env runner: whole episodes of a team, straight into episode arrays."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ray.rllib.evaluation.rollout_worker import RolloutWorker
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID, SampleBatch
 from ray.rllib.utils.annotations import override
 
-from rllib_ddn.ddn_torch_model import FOLLOWER, LEADER, MIXTURE
-from rllib_ddn.ddn_torch_policy import DDNTorchPolicy
-from rllib_ddn.envs.grouping import BROKEN, TeamGames, as_team_env, team_of
-from rllib_ddn.replay import Episodes, empty_episodes, resize_steps
-from rllib_ddn.team import TeamEnvError
+from rllib_ddn.envs.grouping import TeamGames, as_team_env, team_of
+from rllib_ddn.envs.vector import BROKEN, VectorTeamEnv, warn_of_long_episode
+from rllib_ddn.learning.episodes import Episodes, empty_episodes, resize_steps
+from rllib_ddn.rllib.policy import ValueDecompositionPolicy
+from rllib_ddn.team import TeamEnvError, check_values
 
 WON = "battle_won"  # the key of a final info that says whether the team has won (as in SMAC)
 
 
-class DDNEnvRunner(RolloutWorker):
+class TeamEnvRunner(RolloutWorker):
     """A ``RolloutWorker`` that plays rounds: one whole episode in each of its sub-environments.
 
     All sub-environments' agents act in one call of the network. An env that can step all games at
-    once does so (see :class:`rllib_ddn.envs.grouping.TeamGames`); any other is stepped in a loop.
+    once does so (see :class:`rllib_ddn.envs.vector.VectorTeamEnv`); any other is stepped in a loop.
 
     An episode depends on the config's seed, the runner's index, the episode's number and the
     weights, and on nothing else: its env seed and its exploration are derived from these. That
@@ -35,7 +35,7 @@ class DDNEnvRunner(RolloutWorker):
 
     RLlib's callbacks are called as its own sampler calls them, with an ``EpisodeV2``;
     ``on_episode_step`` only if it is overridden. ``on_sample_end`` gets the round's episode-major
-    batch (see :mod:`rllib_ddn.replay`). Where an env steps all games at once, the sub-environments
+    batch (see :mod:`rllib_ddn.learning.episodes`). Where an env steps all games at once, the sub-environments
     that ``base_env`` shows to callbacks stand still.
     """
 
@@ -50,7 +50,7 @@ class DDNEnvRunner(RolloutWorker):
             worker_index=worker_index,
             **kwargs,
         )
-        self._games: Any = None
+        self._games: VectorTeamEnv | None = None
         self._rounds_played = 0
         self._metrics: list[RolloutMetrics] = []
         self._base_seed = self.config.seed
@@ -60,16 +60,16 @@ class DDNEnvRunner(RolloutWorker):
         self._calls_on_episode_step = overridden
 
     @property
-    def policy(self) -> DDNTorchPolicy:
+    def policy(self) -> ValueDecompositionPolicy:
         return self.policy_map[DEFAULT_POLICY_ID]
 
     @property
-    def games(self) -> Any:
+    def games(self) -> VectorTeamEnv:
         """All sub-environments as one set of arrays, made when first needed."""
         if self._games is None:
             envs = self.async_env.get_sub_environments()
             vectorize = getattr(envs[0], "vectorize", None)
-            # An env that draws itself is stepped itself.
+            # Rendered envs are stepped one by one.
             drawn = getattr(envs[0], "render_mode", None) is not None
             self._games = (vectorize(len(envs)) if vectorize and not drawn else None) or TeamGames(envs)
         return self._games
@@ -83,7 +83,7 @@ class DDNEnvRunner(RolloutWorker):
                 the rounds of this runner are counted.
 
         Returns:
-            Episode-major arrays, a row per episode (see :mod:`rllib_ddn.replay`).
+            Episode-major arrays, a row per episode (see :mod:`rllib_ddn.learning.episodes`).
 
         Raises:
             TeamEnvError: an observation or reward is not finite, or an agent has no action.
@@ -92,11 +92,7 @@ class DDNEnvRunner(RolloutWorker):
             round_number = self._rounds_played
         self._rounds_played = round_number + 1
         seeds = [[self._base_seed, self.worker_index, round_number, e] for e in range(self.config.num_envs_per_env_runner)]
-        network = self.config.behaviour_network
-        if network == MIXTURE:
-            chance = np.random.default_rng([self._base_seed, self.worker_index, round_number]).random()
-            share = 1.0 - self.policy.global_timestep / self.config.mixture_timesteps
-            network = LEADER if chance < share else FOLLOWER
+        network = self.policy.network_of_round([self._base_seed, self.worker_index, round_number])
         episodes, metrics = self.play(seeds, network, self.config.explore, for_training=True)
         self._metrics.extend(metrics)
         batch = SampleBatch(episodes)
@@ -115,13 +111,13 @@ class DDNEnvRunner(RolloutWorker):
 
         Args:
             seeds: E sequences of integers that seed the episodes.
-            network: who acts, "leader" or "follower".
+            network: which network acts, of the config's ``networks``.
             explore: whether to act epsilon-greedily.
             for_training: whether to postprocess the episodes for training.
             on_step: called after the reset and after each step, for rendering.
 
         Returns:
-            The episodes (see :mod:`rllib_ddn.replay`) and RLlib's metrics of them, without those in which the
+            The episodes (see :mod:`rllib_ddn.learning.episodes`) and RLlib's metrics of them, without those in which the
             game failed. The metrics' returns are the env's; training's postprocessing does not count.
         """
         games, policy, spec = self.games, self.policy, self.games.spec
@@ -132,9 +128,9 @@ class DDNEnvRunner(RolloutWorker):
         games.reset(env_seeds)
         room = games.episode_limit or 64
         episodes = empty_episodes(count, room, spec)
-        memory = policy.initial_memory(count)
+        recurrent_state = policy.initial_recurrent_state(count)
         live, step, steps_played = np.arange(count), 0, 0
-        runners = max(1, self.num_workers)  # play in step with this one, as far as epsilon goes
+        runners = max(1, self.num_workers)  # epsilon assumes that all runners step at the same rate
         uniform = np.zeros(0)
         self._record(episodes, games, live, 0)
         for e, tracker in enumerate(trackers):
@@ -151,7 +147,7 @@ class DDNEnvRunner(RolloutWorker):
             obs, state, mask = games.obs, games.state, games.action_mask
             if live.size < len(obs):
                 obs, state, mask = obs[live], state[live], mask[live]
-            actions, memory, _ = policy.act(network, obs, state, mask, memory, epsilon, draws)
+            actions, recurrent_state, _ = policy.act(network, obs, state, mask, recurrent_state, epsilon, draws)
             rewards, terminated, truncated = games.step(actions, live)
             if not np.isfinite(rewards).all():
                 raise TeamEnvError(f"the env gave the reward {rewards[~np.isfinite(rewards)][0]}; rewards must be finite numbers.")
@@ -163,6 +159,7 @@ class DDNEnvRunner(RolloutWorker):
             step += 1
             steps_played += len(live)
             self._record(episodes, games, live, step)
+            warn_of_long_episode(str(self.config.env), step)
             if self._calls_on_episode_step:
                 for env, reward in zip(live.tolist(), rewards, strict=True):
                     trackers[env].step()
@@ -171,13 +168,14 @@ class DDNEnvRunner(RolloutWorker):
                     self._callback("on_episode_step", trackers[env], env)
             if on_step:
                 on_step()
-            over = terminated | truncated
-            if over.any():
-                ended = live[over]
-                episodes["terminated"][ended] = terminated[over]
+            done = terminated | truncated
+            if done.any():
+                ended = live[done]
+                episodes["terminated"][ended] = terminated[done]
                 episodes["length"][ended] = step
-                memory = (memory[0][~over], memory[1][~over])
-                live = live[~over]
+                hidden, last_action = recurrent_state
+                recurrent_state = hidden[~done], last_action[~done]
+                live = live[~done]
         episodes = resize_steps(episodes, step)
         whole = [e for e in range(count) if not games.info(e).get(BROKEN)]
         if len(whole) < count:  # the game failed in the others
@@ -188,9 +186,8 @@ class DDNEnvRunner(RolloutWorker):
     @override(RolloutWorker)
     def stop(self) -> None:
         """Closes the envs, those that are stepped at once included."""
-        close = getattr(self._games, "close", None)
-        if close is not None:
-            close()
+        if self._games is not None:
+            self._games.close()
         super().stop()
 
     @override(RolloutWorker)
@@ -210,18 +207,10 @@ class DDNEnvRunner(RolloutWorker):
     def _team(self) -> Any:
         return team_of(self.env)[0]
 
-    def _record(self, episodes: Episodes, games: Any, live: np.ndarray, step: int) -> None:
+    def _record(self, episodes: Episodes, games: VectorTeamEnv, live: np.ndarray, step: int) -> None:
         """Copies the current observations in, and checks them."""
-        spec = games.spec
         obs, state, mask = games.obs[live], games.state[live], games.action_mask[live]
-        for name, array in (("observation", obs), ("state", state)):
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise TeamEnvError(f"the env gave a {name} that holds NaN or infinity at step {step}; {name}s must be finite.")
-        if spec.has_action_mask and not mask.any(-1).all():
-            agent = int(np.argwhere(~mask.any(-1))[0][1])
-            raise TeamEnvError(
-                f"the action mask of agent {agent} is all zero at step {step}: leave at least one action, a no-op if need be."
-            )
+        check_values(games.spec, obs, state, mask, f" at step {step}")
         episodes["obs"][live, step] = obs
         episodes["state"][live, step] = state
         episodes["action_mask"][live, step] = mask

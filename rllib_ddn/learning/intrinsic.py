@@ -1,0 +1,136 @@
+"""Internal distillation: an intrinsic reward for new states (section 4.3)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rllib_ddn.learning.batch import TrainBatch
+from rllib_ddn.learning.losses import Statistics, idm_loss, masked_mean
+from rllib_ddn.networks.idm import InternalDistillationModule
+from rllib_ddn.networks.mixers.mixer import TeamSizes
+
+
+class IntrinsicReward(nn.Module, ABC):
+    """A reward that is added to the env's: ``r_I = coefficient * m * novelty``, ``m ~ Bernoulli(mask_probability)``
+    (Equation 9).
+
+    A reward of your own defines :meth:`novelty` and :meth:`loss`; its constructor takes these arguments, and
+    whatever options of its own ``intrinsic_reward_config`` may hold.
+
+    Args:
+        sizes: of the team.
+        coefficient: scale of the reward.
+        mask_probability: mu, probability with which a step gets its reward.
+        normalize: divide the reward by a running standard deviation of the discounted sums of novelty over
+            the episodes so far, as RND does (Burda et al. 2018, section 2.4).
+        gamma: discount of these sums.
+    """
+
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+
+    def __init__(
+        self,
+        sizes: TeamSizes,
+        *,
+        coefficient: float = 1.0,
+        mask_probability: float = 0.75,
+        normalize: bool = False,
+        gamma: float = 0.99,
+    ):
+        super().__init__()
+        self.coefficient, self.mask_probability, self.normalize, self.gamma = coefficient, mask_probability, normalize, gamma
+        # Running moments of the discounted sums: number of steps seen, mean, sum of squared deviations.
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("square", torch.zeros(()))
+
+    @abstractmethod
+    def novelty(self, batch: TrainBatch) -> Tensor:
+        """How new each row of the batch is, ``[M]``, 0 or more."""
+
+    @abstractmethod
+    def loss(self, batch: TrainBatch) -> tuple[Tensor, Statistics]:
+        """What is minimized so that known states lose their novelty, and its statistics."""
+
+    @torch.no_grad()
+    def observe(self, batch: TrainBatch) -> None:
+        """Takes a batch that is learned from into the running moments, if they are used."""
+        if not self.normalize:
+            return
+        sums, valid = self._discounted_sums(self.novelty(batch), batch), batch.valid
+        count = valid.sum()
+        mean = (sums * valid).sum() / count
+        square = ((sums - mean).square() * valid).sum()
+        total, delta = self.count + count, mean - self.mean
+        self.square += square + delta.square() * self.count * count / total
+        self.mean += delta * count / total
+        self.count.copy_(total)
+
+    def _discounted_sums(self, novelty: Tensor, batch: TrainBatch) -> Tensor:
+        """``c(t) = gamma c(t - 1) + novelty(t)`` over each episode, ``[M]``."""
+        sums = novelty.clone()
+        steps = sums.split(batch.batch_sizes.tolist())
+        for before, now in pairwise(steps):
+            now.add_(before[: len(now)], alpha=self.gamma)
+        return sums
+
+    @torch.no_grad()
+    def reward(self, batch: TrainBatch) -> Tensor:
+        """The intrinsic reward of each row ``[M]`` (Equation 9), zero where the mask is."""
+        keep = (batch.uniform < self.mask_probability).float()
+        reward = self.coefficient * keep * self.novelty(batch).detach()
+        if self.normalize:
+            std = (self.square / self.count.clamp(min=1.0)).sqrt()
+            reward = reward / torch.where(std > 0, std, torch.ones_like(std))
+        return reward
+
+    def statistics(self, reward: Tensor, batch: TrainBatch) -> Statistics:
+        """``intrinsic_reward_mean`` over the steps of a batch."""
+        return {"intrinsic_reward_mean": masked_mean(reward, batch.valid)}
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the optimizer of the intrinsic reward trains."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+
+class IDM(IntrinsicReward):
+    """The Internal Distillation Module: the novelty of a state is L_I, the error with which a network predicts a
+    fixed random one (Equation 8).
+
+    Args:
+        sizes: of the team.
+        norm: how the squared errors of the networks' outputs make L_I. Equation 8 has 1/n before a squared norm:
+            "mean" reads n as the number of outputs; "sum" as something else, so that the squared norm counts
+            whole, and the reward is as many times larger as there are outputs (64).
+        shared: the arguments of :class:`IntrinsicReward`.
+
+    Raises:
+        ValueError: the norm is unknown.
+    """
+
+    def __init__(self, sizes: TeamSizes, norm: str = "mean", **shared: Any):
+        super().__init__(sizes, **shared)
+        if norm not in ("mean", "sum"):
+            raise ValueError(f"intrinsic_reward_config['norm'] is one of 'mean', 'sum'; got {norm!r}.")
+        self.networks = InternalDistillationModule(sizes.state_dim, norm=norm)
+
+    def novelty(self, batch: TrainBatch) -> Tensor:
+        return batch.once(self._error)
+
+    def loss(self, batch: TrainBatch) -> tuple[Tensor, Statistics]:
+        loss = idm_loss(batch.once(self._error), batch.valid)
+        return loss, {"loss_idm": loss.detach()}
+
+    def _error(self, batch: TrainBatch) -> Tensor:
+        with torch.enable_grad():
+            return self.networks(batch.state)
+
+
+INTRINSIC_REWARDS: dict[str, type[IntrinsicReward]] = {"idm": IDM}

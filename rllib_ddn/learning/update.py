@@ -1,0 +1,134 @@
+"""One update of DDN, or of a host alone, from top to bottom (Algorithm 1, lines 15 to 24).
+
+A *learner* is what one optimizer trains: ``"host"`` (the leader and its mixer, or a host's agent network and its
+mixer), ``"follower"`` and ``"intrinsic"``. Its loss, optimizer, gradient norm and learning rate go by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rllib_ddn.learning.batch import TrainBatch
+from rllib_ddn.learning.distillation import Distillation
+from rllib_ddn.learning.executor import Executor, in_turn
+from rllib_ddn.learning.intrinsic import IntrinsicReward
+from rllib_ddn.learning.losses import Statistics
+from rllib_ddn.learning.value_decomposition import ValueDecomposition
+from rllib_ddn.networks.agent import AgentOutput
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "rmsprop": partial(torch.optim.RMSprop, alpha=0.99, eps=1e-5),
+    "adam": torch.optim.Adam,
+}
+HOST, FOLLOWER, INTRINSIC = LEARNERS = ("host", "follower", "intrinsic")
+
+
+@dataclass
+class Update:
+    """What an update minimizes and reports.
+
+    Attributes:
+        losses: a scalar for each learner that learns in this update.
+        statistics: scalars by name, detached, on the learner's device.
+    """
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=dict)
+
+    def add(self, learner: str, loss: Tensor, statistics: Statistics) -> None:
+        """Takes a learner's loss and its statistics in."""
+        self.losses[learner] = loss
+        self.statistics |= statistics
+
+
+def compute_update(
+    host: ValueDecomposition,
+    batch: TrainBatch,
+    distillation: Distillation | None = None,
+    intrinsic: IntrinsicReward | None = None,
+    *,
+    learners: Collection[str] = LEARNERS,
+    pays_intrinsic_reward: bool = True,
+    executor: Executor = in_turn,
+) -> Update:
+    """The losses of one update. No loss has gradients for another learner's parameters.
+
+    Args:
+        host: what learns from the team's reward.
+        batch: episodes from replay.
+        distillation: the follower, which learns from the host's agent network.
+        intrinsic: the intrinsic reward.
+        learners: who learns in this update.
+        pays_intrinsic_reward: whether the intrinsic reward is added here; not where the env runner has
+            added it.
+        executor: runs the follower beside the host, or after it.
+    """
+    update, teacher = Update(), Future[AgentOutput]()
+
+    def distil() -> tuple[Tensor, Statistics]:  # Equations 6 and 7
+        assert distillation is not None
+        follower = distillation.unroll(batch)
+        return distillation.loss(follower, teacher.result(), batch)
+
+    follower_learns = distillation is not None and distillation.terms and FOLLOWER in learners
+    distilled = executor(distil, distillation.trained()) if distillation and follower_learns else None
+
+    try:
+        with torch.set_grad_enabled(HOST in learners):
+            leader = host.unroll(batch)  # line 17
+    except BaseException as error:
+        teacher.set_exception(error)
+        raise
+    teacher.set_result(leader)
+
+    rewards = batch.rewards
+    if intrinsic is not None:
+        intrinsic.observe(batch)
+        bonus = intrinsic.reward(batch)  # Equation 9, before the predictor learns from these states
+        update.statistics |= intrinsic.statistics(bonus, batch)
+        if pays_intrinsic_reward:
+            rewards = rewards + bonus  # line 20, Equation 10
+
+    if HOST in learners:
+        update.add(HOST, *host.td_loss(leader, rewards, batch))  # lines 19 and 21, Equation 5
+    if distilled is not None:
+        update.add(FOLLOWER, *distilled())  # Equations 6 and 7
+    if intrinsic is not None and INTRINSIC in learners:
+        update.add(INTRINSIC, *intrinsic.loss(batch))  # Equation 8
+    return update
+
+
+def make_optimizer(choice: str | Mapping[str, Any], parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+    """A learner's optimizer.
+
+    Args:
+        choice: a name of ``OPTIMIZERS``, or a dict of ``type`` and further arguments of torch's class.
+        parameters: what it trains.
+        lr: learning rate.
+    """
+    arguments = {"type": choice} if isinstance(choice, str) else dict(choice)
+    return OPTIMIZERS[arguments.pop("type")](parameters, lr=lr, **arguments)
+
+
+def clip_gradients(optimizers: Mapping[str, torch.optim.Optimizer], largest_norm: float | None) -> dict[str, Tensor]:
+    """Clips each learner's gradients by themselves.
+
+    Args:
+        optimizers: one for each learner.
+        largest_norm: None leaves the gradients as they are.
+
+    Returns:
+        The norms before clipping, by learner.
+    """
+    norms = {}
+    for learner, optimizer in optimizers.items():
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norms[learner] = torch.nn.utils.clip_grad_norm_(parameters, torch.inf if largest_norm is None else largest_norm)
+    return norms

@@ -1,0 +1,270 @@
+"""The config that every algorithm of this package shares."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
+from ray.rllib.utils.annotations import override
+
+from rllib_ddn.envs.grouping import as_team_env
+from rllib_ddn.learning.episodes import EpisodeReplay
+from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
+from rllib_ddn.rllib.env_runner import TeamEnvRunner
+from rllib_ddn.rllib.keys import (
+    ABOVE_0,
+    COUNT,
+    DICT,
+    FLAG,
+    FRACTION,
+    LEARNING_RATE,
+    OPTIMIZER,
+    declared,
+    did_you_mean,
+    documented,
+    entry_of,
+    key,
+    number,
+    whole,
+)
+from rllib_ddn.rllib.model import AGENT, class_of
+from rllib_ddn.team import TeamEnvError
+
+RENAMED = {"lpn_lr": "follower_lr", "idm_lr": "intrinsic_lr"}
+# Keys that RLlib takes in config dicts although no attribute has their name.
+_DICT_KEYS = ("multiagent", "_enable_new_api_stack", "_is_frozen")
+_KEYS_OF_RLLIB = frozenset(vars(AlgorithmConfig()))
+_KEYS_OF_RLLIBS_TRAINING = set(inspect.signature(AlgorithmConfig.training).parameters) - {"self"}
+
+
+@documented
+class ValueDecompositionConfig(AlgorithmConfig):
+    """Configures a :class:`~rllib_ddn.rllib.value_decomposition.ValueDecomposition`. The defaults are the DDN
+    paper's (section B.3), or PyMARL's where it is silent.
+
+    The keys are declared below, this package's own and those of RLlib's that have another default or meaning
+    here. ``help()`` of :meth:`training` lists them.
+    """
+
+    # Keys of this package's own.
+    mixer: Any = key(
+        "qmix",
+        entry_of(MIXERS, Mixer),
+        "how the agents' Q values make Q_tot (section 3.2): a name of :mod:`rllib_ddn.networks.mixers`, or a subclass of "
+        ":class:`rllib_ddn.Mixer`.",
+    )
+    mixer_config: dict[str, Any] = key({}, DICT, "options of the mixer, explained by its class.")
+    agent_hidden_dim: int = key(64, COUNT, "H, size of the agent networks' features and GRU.")
+    td_lambda: float = key(
+        0.0,
+        FRACTION,
+        "lambda in [0, 1] of the targets: 0 looks one step ahead (Equation 5), above 0 they are lambda returns (Peng's "
+        "Q(lambda)), with 1 over the whole rest of the episode.",
+    )
+    optimizer: Any = key(
+        "rmsprop",
+        OPTIMIZER,
+        'optimizer of agent network and mixer: "rmsprop" (alpha 0.99, eps 1e-5), "adam", or a dict of ``type`` and '
+        'torch\'s arguments of it, such as ``{"type": "adam", "eps": 1e-5}``.',
+    )
+    double_q: bool = key(True, FLAG, "whether the online network chooses the targets' actions; else the target network does.")
+    target_update_interval_episodes: int = key(200, COUNT, "sampled episodes between updates of the targets.")
+    target_update_interval_updates: int | None = key(
+        None, COUNT.or_none(), "in the place of episodes: learning updates between updates of the targets."
+    )
+    tau: float = key(
+        1.0,
+        number("a number above 0 and at most 1", lambda value: 0 < value <= 1),
+        "share of the way that a target moves to its online network when it is updated: 1 is a hard copy.",
+    )
+    updates_per_episode: float = key(1.0, ABOVE_0, "updates per sampled episode; 0.25 is one in four.")
+    sample_ahead: bool = key(
+        False,
+        FLAG,
+        "remote env runners play the next round while the learner learns from the last one, with weights that are one "
+        "round older. Runs are then not exactly reproducible.",
+    )
+    store_buffer_in_checkpoints: bool = key(
+        False,
+        FLAG,
+        "whether checkpoints hold the replay. With it, a restored run continues exactly (``num_env_runners=0`` and a "
+        "``seed``); without it, learning waits until ``train_batch_size`` new episodes are there.",
+    )
+    replay_buffer_config: dict[str, Any] = key({"capacity": 5000}, DICT, '``{"capacity": episodes}``.')
+
+    # RLlib's keys that training() takes.
+    lr: Any = key(
+        5e-4,
+        LEARNING_RATE,
+        "learning rate of agent network and mixer; or a schedule ``[[env steps, rate], ...]`` from 0 on, linear in between.",
+    )
+    gamma: float = key(0.99, FRACTION, "discount.")
+    grad_clip: float | None = key(10.0, ABOVE_0.or_none(), "largest gradient norm of each optimizer; None: off.")
+    train_batch_size: int = key(32, COUNT, "*episodes* per update.")
+
+    # RLlib's other keys.
+    num_env_runners: int = key(0, whole("a whole number of at least 0", 0), "remote env runners; 0: the learner's process plays.")
+    num_envs_per_env_runner: int = key(1, COUNT, "an env runner plays one episode in each of these sub-environments per round.")
+    num_cpus_for_main_process: int = key(1, COUNT, "cores of the learner.")
+    min_sample_timesteps_per_iteration: int = key(10_000, whole("a whole number of at least 0", 0), "env steps per iteration.")
+    exploration_config: dict[str, Any] = key(
+        {"type": "EpsilonGreedy", "initial_epsilon": 1.0, "final_epsilon": 0.05, "epsilon_timesteps": 50_000},
+        DICT,
+        "EpsilonGreedy: each agent by itself takes a random available action with probability epsilon, which falls "
+        "linearly over ``epsilon_timesteps`` env steps.",
+    )
+    evaluation_interval: int | None = key(1, COUNT.or_none(), "iterations between evaluations.")
+    evaluation_duration: int = key(32, COUNT, "greedy episodes of each network in an evaluation.")
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class)
+        for name, value in declared(type(self)).items():
+            setattr(self, name, copy.deepcopy(value.default))
+
+        # What these algorithms cannot do without.
+        self.enable_rl_module_and_learner = False
+        self.enable_env_runner_and_connector_v2 = False
+        self.framework_str = "torch"
+        self.env_runner_cls = TeamEnvRunner
+        self.batch_mode = "complete_episodes"
+        self._disable_preprocessor_api = True  # observations stay in the env's dtype
+        # How long a round waits for an env runner that is gone to answer again.
+        self.env_runner_health_probe_timeout_s = 1.0
+        self.evaluation_config = {"explore": False}
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that can act."""
+        return (AGENT,)
+
+    @override(AlgorithmConfig)
+    def training(self, **settings: Any) -> Self:
+        keys = {name for name in declared(type(self)) if name in _KEYS_OF_RLLIBS_TRAINING or name not in _KEYS_OF_RLLIB}
+        for name in settings:
+            if name not in keys and name not in _KEYS_OF_RLLIBS_TRAINING:
+                raise ValueError(self._unknown_key(name, [*keys, *_KEYS_OF_RLLIBS_TRAINING]))
+        AlgorithmConfig.training(self, **{name: value for name, value in settings.items() if name not in keys})
+        for name, value in settings.items():
+            if name in keys:
+                merges = name == "replay_buffer_config" and isinstance(value, dict)
+                setattr(self, name, {**self.replay_buffer_config, **value} if merges else value)
+        return self
+
+    @override(AlgorithmConfig)
+    def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
+        """As in RLlib, but a key that the config does not have is refused.
+
+        Raises:
+            ValueError: unknown key; the message suggests the nearest name.
+        """
+        # Tune and RLlib put notes of their own into dicts.
+        config_dict = {k: v for k, v in config_dict.items() if not k.startswith("__") and k != "class"}
+        for name in config_dict:
+            translated = self._translate_special_keys(name, warn_deprecated=False)
+            if not hasattr(self, translated) and name not in _DICT_KEYS:
+                raise ValueError(self._unknown_key(name, [name for name in vars(self) if not name.startswith("_")]))
+        return super().update_from_dict(config_dict)
+
+    @override(AlgorithmConfig)
+    def validate(self) -> None:
+        """Checks all values.
+
+        Raises:
+            ValueError: a value is not accepted; the message names its key, what was given, and what
+                is accepted.
+        """
+        super().validate()
+        for name, value in declared(type(self)).items():
+            value.validate(name, getattr(self, name))
+        self._validate_mixer()
+        self._validate_replay()
+        self._validate_rllibs_keys()
+
+    def check_env(self) -> None:
+        """Builds the env once, here in this process, and checks it.
+
+        Raises:
+            TeamEnvError: the env breaks the convention (see :mod:`rllib_ddn.envs.grouping`).
+        """
+        if self.env is None:
+            raise TeamEnvError(f'no env is set: {type(self).__name__}().environment("predator_prey"), say.')
+        _, creator = self.algo_class._get_env_id_and_creator(self.env, self)
+        context = EnvContext(self.env_config, worker_index=0)
+        env = as_team_env(creator(context), context)
+        if hasattr(env, "close"):
+            env.close()
+
+    def _validate_mixer(self) -> None:
+        mixer = class_of(self.mixer, MIXERS)
+        check_options("mixer_config", mixer, self.mixer_config)
+
+    def _validate_replay(self) -> None:
+        for name in self.replay_buffer_config:
+            if name != "capacity":
+                raise ValueError(f"replay_buffer_config[{name!r}] is unknown: the episode replay has one option, capacity.")
+        EpisodeReplay(**self.replay_buffer_config)
+        if self.replay_buffer_config["capacity"] < self.train_batch_size:
+            raise ValueError(
+                f"replay_buffer_config['capacity'] = {self.replay_buffer_config['capacity']} is less than train_batch_size = "
+                f"{self.train_batch_size}: nothing could ever be learned."
+            )
+
+    def _validate_rllibs_keys(self) -> None:
+        kind = self.exploration_config.get("type", "EpsilonGreedy")
+        if "EpsilonGreedy" not in (kind if isinstance(kind, str) else getattr(kind, "__name__", "")):
+            raise ValueError(f'exploration_config["type"] is "EpsilonGreedy", exploration is epsilon-greedy; got {kind!r}.')
+        if self.enable_rl_module_and_learner or self.enable_env_runner_and_connector_v2:
+            raise ValueError(
+                f"{self.algo_class.__name__} runs on RLlib's Policy API: leave enable_rl_module_and_learner and "
+                "enable_env_runner_and_connector_v2 False."
+            )
+        if self.framework_str != "torch":
+            raise ValueError(f'framework is "torch"; got {self.framework_str!r}.')
+        if not issubclass(self.env_runner_cls, TeamEnvRunner):
+            raise ValueError(f"env_runner_cls is TeamEnvRunner or a subclass of it; got {self.env_runner_cls!r}.")
+        if self.batch_mode != "complete_episodes":
+            raise ValueError(f'batch_mode is "complete_episodes", updates need whole episodes; got {self.batch_mode!r}.')
+        if self.remote_worker_envs:
+            raise ValueError("remote_worker_envs is False; use more env runners instead.")
+        if list(self.policies) != [DEFAULT_POLICY_ID]:
+            raise ValueError(f"one team has one policy, {DEFAULT_POLICY_ID!r}; got the policies {sorted(self.policies)}.")
+        if self.evaluation_duration_unit != "episodes":
+            raise ValueError(f"evaluation_duration_unit is 'episodes', of each network; got {self.evaluation_duration_unit!r}.")
+
+    def _unknown_key(self, name: str, known: list[str]) -> str:
+        """The message about a key that this config does not have."""
+        mine = type(self).__name__
+        if name in RENAMED:
+            return f"config key {name!r} is now {RENAMED[name]!r}."
+        if name in self._keys_elsewhere():
+            return f"unknown config key {name!r}: it is DDN's, and {mine} has no follower and no intrinsic reward."
+        return f"unknown config key {name!r}.{did_you_mean(name, known) or f' See the docstring of {mine}.training().'}"
+
+    def _keys_elsewhere(self) -> set[str]:
+        from rllib_ddn.rllib.ddn import DDNConfig
+
+        return declared(DDNConfig).keys() - declared(type(self)).keys()
+
+
+def check_options(key: str, owner: Any, options: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
+    """Checks the options of a class in a table, by making one for a small team.
+
+    Args:
+        key: the config key that holds them.
+        owner: the class, built as ``owner(sizes, **options)``.
+        options: what the user gave.
+        shared: arguments that the class gets from other keys.
+
+    Raises:
+        ValueError: an option is unknown, or the class refuses its value.
+    """
+    names = {name for base in owner.__mro__ if "__init__" in vars(base) for name in inspect.signature(base.__init__).parameters}
+    accepted = sorted(names - {"self", "sizes", "args", "kwargs", "options"} - set(shared or ()))
+    for name in options:
+        if name not in accepted:
+            raise ValueError(f"{key}[{name!r}] is unknown: {owner.__name__} has {', '.join(accepted) or 'no options'}.")
+    owner(TeamSizes(2, 3, 4, 8, 5), **(shared or {}), **options)

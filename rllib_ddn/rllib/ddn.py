@@ -1,0 +1,189 @@
+"""DDN, the Double Distillation Network: a host with a leader, a follower, and an intrinsic reward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.utils.annotations import override
+
+from rllib_ddn.learning.distillation import TERMS, DistillationTerm
+from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
+from rllib_ddn.networks import LEADERS, MIXERS, Leader
+from rllib_ddn.rllib.config import ValueDecompositionConfig, check_options
+from rllib_ddn.rllib.keys import (
+    ABOVE_0,
+    AT_LEAST_0,
+    COUNT,
+    DICT,
+    FLAG,
+    LEARNING_RATE,
+    OPTIMIZER,
+    PROBABILITY,
+    Accepts,
+    documented,
+    entry_of,
+    key,
+    one_of,
+)
+from rllib_ddn.rllib.model import FOLLOWER, LEADER, class_of, intrinsic_reward_class
+from rllib_ddn.rllib.policy import MIXTURE, DDNTorchPolicy
+from rllib_ddn.rllib.value_decomposition import ValueDecomposition
+
+
+def _are_terms(value: Any) -> bool:
+    term = entry_of(TERMS, DistillationTerm)
+    return isinstance(value, dict) and all(
+        isinstance(entry, (tuple, list)) and len(entry) == 2 and term.check(entry[0]) and AT_LEAST_0.check(entry[1])
+        for entry in value.values()
+    )
+
+
+_TERMS = Accepts(
+    "{name: (term, coefficient)} with names or subclasses of DistillationTerm and coefficients of at least 0", _are_terms
+)
+
+
+@documented
+class DDNConfig(ValueDecompositionConfig):
+    """Configures :class:`DDN`: all keys of :class:`ValueDecompositionConfig`, and those of the leader, the
+    follower and the intrinsic reward.
+
+    .. code-block:: python
+
+        import rllib_ddn
+        from rllib_ddn import DDNConfig
+
+        config = (
+            DDNConfig()
+            .environment("predator_prey", env_config={"penalty": 0.0})
+            .training(mixer="qmix", mask_probability=0.75)
+        )
+        algo = config.build_algo()
+        print(algo.train())
+
+    With two cores or more for the learner (``num_cpus_for_main_process``), leader and follower learn side by side.
+    """
+
+    state_fusion: Any = key(
+        "personalized",
+        entry_of(LEADERS, Leader),
+        'what the leader makes of the state: "personalized" (the paper\'s two blocks, section 4.2), "raw" (the state as '
+        'it is; Table 3), "concatenated" (the agent networks see ``z_i`` beside the blocks\' output), or a subclass of '
+        ":class:`rllib_ddn.Leader`, which names its follower.",
+    )
+    fusion_embed_dim: int = key(32, COUNT, "D, size of S_hat and o_hat.")
+    fusion_hyper_dim: int = key(16, COUNT, "K, hidden size of the hypernetworks that generate W and B.")
+    block_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_B (Equation 6); 0 switches it off (Table 4).")
+    q_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_Q, likewise.")
+    feature_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_F, likewise.")
+    q_loss: Any = key(
+        "kl",
+        entry_of({name: TERMS[name] for name in ("kl", "squared", "imitation")}, DistillationTerm),
+        'what L_Q is: "kl" (Equation 6), "squared" (difference of the Q values), "imitation" (cross-entropy of the '
+        "leader's greedy action), or a subclass of :class:`rllib_ddn.DistillationTerm`.",
+    )
+    distillation_terms: dict[str, Any] = key(
+        {},
+        _TERMS,
+        "more terms of L_local, ``{name: (term, coefficient)}``, each a name of :mod:`rllib_ddn.learning.distillation` or a "
+        "subclass of :class:`rllib_ddn.DistillationTerm`; logged as ``loss_<name>``.",
+    )
+    distillation_temperature: float = key(1.0, ABOVE_0, "tau in softmax(Q / tau) of L_Q.")
+    follower_agent: str = key(
+        "own",
+        one_of("own", "leader"),
+        '"own", or "leader": the follower acts through the leader\'s agent network and learns its fusion block only, from L_B.',
+    )
+    leader_timesteps: int | None = key(
+        None,
+        COUNT.or_none(),
+        "env steps of a first stage, in which the leader learns alone; in the second it is fixed, and the follower learns "
+        "from it. None: both learn throughout.",
+    )
+    intrinsic_reward: Any = key(
+        "idm",
+        entry_of(INTRINSIC_REWARDS, IntrinsicReward, True, False, None),
+        '"idm" or True: the Internal Distillation Module (section 4.3); None or False: no intrinsic reward (Table 5); or a '
+        "subclass of :class:`rllib_ddn.IntrinsicReward`.",
+    )
+    intrinsic_reward_config: dict[str, Any] = key(
+        {},
+        DICT,
+        'options of the intrinsic reward\'s class; of "idm": ``norm``, "mean" or "sum" (see '
+        ":class:`rllib_ddn.learning.intrinsic.IDM`).",
+    )
+    mask_probability: float = key(
+        0.75, PROBABILITY, "mu, probability in [0, 1] with which a step gets its intrinsic reward (Equation 9)."
+    )
+    intrinsic_reward_coeff: float = key(1.0, AT_LEAST_0, "scale of the intrinsic reward.")
+    normalize_intrinsic_reward: bool = key(
+        False, FLAG, "divide it by a running standard deviation of its discounted sums over the episodes, as RND does."
+    )
+    intrinsic_reward_stage: str = key(
+        "replay",
+        one_of("replay", "trajectory"),
+        '"replay" adds it to each sampled batch, from the current predictor; "trajectory" adds it once, on the env runner, in '
+        "``postprocess_trajectory``.",
+    )
+    behaviour_network: str = key(
+        "follower",
+        one_of(LEADER, FOLLOWER, MIXTURE),
+        'who acts in training: "follower", "leader", or "mixture", DAgger\'s: each round it is the leader with a probability '
+        "that falls from 1 to 0.",
+    )
+    mixture_timesteps: int = key(50_000, COUNT, "env steps over which it falls, linearly.")
+    follower_lr: Any = key(None, LEARNING_RATE.or_none(), "the follower's learning rate, likewise; None: ``lr``.")
+    intrinsic_lr: Any = key(None, LEARNING_RATE.or_none(), "the intrinsic reward's learning rate, likewise; None: ``lr``.")
+    follower_optimizer: Any = key("adam", OPTIMIZER, "the follower's optimizer, as ``optimizer``.")
+    intrinsic_optimizer: Any = key("adam", OPTIMIZER, "the intrinsic reward's optimizer, as ``optimizer``.")
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or DDN)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return (LEADER, FOLLOWER)
+
+    @override(AlgorithmConfig)
+    def validate(self) -> None:
+        """Checks all values.
+
+        Raises:
+            ValueError: a value is not accepted; the message names its key, what was given, and what
+                is accepted.
+        """
+        super().validate()
+        if not class_of(self.mixer, MIXERS).hosts_ddn:
+            hosts = ", ".join(repr(name) for name, mixer in MIXERS.items() if mixer.hosts_ddn)
+            raise ValueError(f"mixer is a host that a follower can learn from, one of {hosts}; {self.mixer!r} exists alone.")
+        reward = intrinsic_reward_class(self.intrinsic_reward)
+        if reward is not None:
+            shared = {"coefficient": 1.0, "mask_probability": 0.5, "normalize": False, "gamma": 0.9}
+            check_options("intrinsic_reward_config", reward, self.intrinsic_reward_config, shared)
+        if self.follower_agent == "leader" and (self.q_loss_coeff or self.feature_loss_coeff):
+            raise ValueError(
+                'follower_agent="leader" leaves the follower its fusion block, which learns from L_B: '
+                "set q_loss_coeff and feature_loss_coeff to 0."
+            )
+        if self.intrinsic_reward_stage == "trajectory" and reward is None:
+            raise ValueError('intrinsic_reward_stage="trajectory" needs an intrinsic_reward, "idm" for one.')
+
+
+class DDN(ValueDecomposition):
+    """The Double Distillation Network.
+
+    A *leader* sees the global state, personalized for each agent, and learns from the team's reward through
+    the host's mixer. A *follower* sees what an agent sees, and learns from the leader alone.
+    """
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> DDNConfig:
+        return DDNConfig()
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_policy_class(cls, config: AlgorithmConfig) -> type[DDNTorchPolicy]:
+        return DDNTorchPolicy

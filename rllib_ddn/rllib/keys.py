@@ -1,0 +1,186 @@
+"""The declaration of config keys: each is written once, with its default, what it accepts, and its meaning.
+
+A config class declares its keys in its body::
+
+    mask_probability: float = key(0.75, PROBABILITY, "mu, the probability with which ...")
+
+From these come the defaults, :meth:`validate`'s messages and the docstring of ``training()``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from rllib_ddn.learning.update import OPTIMIZERS
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """What a key accepts: in words, and as a check of a value."""
+
+    words: str
+    check: Callable[[Any], bool]
+
+    def or_none(self) -> Accepts:
+        return Accepts(f"{self.words}, or None", lambda value: value is None or self.check(value))
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a config; see :func:`key`."""
+
+    default: Any
+    accepts: Accepts | None
+    meaning: str
+
+    def validate(self, name: str, value: Any) -> None:
+        """
+        Raises:
+            ValueError: the value is not accepted; the message names the key, the value, and what is accepted.
+        """
+        if self.accepts is not None and not self.accepts.check(value):
+            near = ""
+            if isinstance(self.accepts, OneOf):
+                near = did_you_mean(value, self.accepts.names)
+            raise ValueError(f"{name} is {self.accepts.words}; got {value!r}.{near}")
+
+
+def key(default: Any, accepts: Accepts | None, meaning: str) -> Any:
+    """Declares a key in the body of a config class.
+
+    Args:
+        default: its default.
+        accepts: what it accepts; None where the config's ``validate()`` has more to say.
+        meaning: what it means, with units and source, for the docstring of ``training()``.
+    """
+    return Key(default, accepts, meaning)
+
+
+def declared(config_class: type) -> dict[str, Key]:
+    """A config class's keys, those of its bases first."""
+    bodies = [vars(base) for base in reversed(config_class.__mro__)]
+    return {name: value for body in bodies for name, value in body.items() if isinstance(value, Key)}
+
+
+def documented(config_class: Any) -> Any:
+    """Class decorator: gives ``training()`` a docstring and a signature with the class's keys."""
+
+    inherited = config_class.training
+
+    def training(self: Any, **settings: Any) -> Any:
+        return inherited(self, **settings)
+
+    keys = declared(config_class)
+    entries = [f"            {name}: {value.meaning} Default: {value.default!r}." for name, value in keys.items()]
+    training.__doc__ = "\n".join(
+        [
+            "Sets the training related configuration.",
+            "",
+            "        Args:",
+            *entries,
+            "            settings: RLlib's own arguments of ``AlgorithmConfig.training()``.",
+            "",
+            "        Returns:",
+            "            This config.",
+            "",
+            "        Raises:",
+            "            ValueError: an argument is unknown; the message suggests the nearest name.",
+        ]
+    )
+    parameters = [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value.default) for name, value in keys.items()),
+        inspect.Parameter("settings", inspect.Parameter.VAR_KEYWORD),
+    ]
+    training.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    training.__qualname__ = f"{config_class.__qualname__}.training"
+    config_class.training = training
+    return config_class
+
+
+def number(words: str, check: Callable[[Any], bool] = lambda value: True) -> Accepts:
+    """Finite numbers, but no booleans."""
+    return Accepts(words, lambda value: _is_number(value) and math.isfinite(value) and check(value))
+
+
+def whole(words: str, lowest: int) -> Accepts:
+    """Whole numbers from ``lowest`` on."""
+    return Accepts(words, lambda value: _is_number(value) and isinstance(value, (int, np.integer)) and bool(value >= lowest))
+
+
+@dataclass(frozen=True)
+class OneOf(Accepts):
+    """Names."""
+
+    names: tuple[str, ...] = ()
+
+
+def one_of(*names: str) -> OneOf:
+    """One of some names."""
+    words = f"one of {', '.join(map(repr, names))}"
+    return OneOf(words, lambda value: isinstance(value, str) and value in names, names)
+
+
+def entry_of(table: Mapping[str, type], base: type, *more: Any) -> OneOf:
+    """A name in a table, a class of the user's, or one of ``more``."""
+    words = f"one of {', '.join(map(repr, [*table, *more]))}, or a subclass of {base.__name__}"
+
+    def check(value: Any) -> bool:
+        if isinstance(value, type):
+            return issubclass(value, base)
+        if any(value is other for other in more):
+            return True
+        return isinstance(value, str) and value in table
+
+    return OneOf(words, check, tuple(table))
+
+
+FLAG = Accepts("True or False", lambda value: isinstance(value, bool))
+DICT = Accepts("a dict", lambda value: isinstance(value, dict))
+ABOVE_0 = number("a number above 0", lambda value: value > 0)
+AT_LEAST_0 = number("a number of at least 0", lambda value: value >= 0)
+PROBABILITY = number("a probability in [0, 1]", lambda value: 0 <= value <= 1)
+FRACTION = number("a number in [0, 1]", lambda value: 0 <= value <= 1)
+COUNT = whole("a whole number above 0", 1)
+
+
+def _is_schedule(value: Any) -> bool:
+    """``[[env steps, rate], ...]`` with rising steps from 0 on."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    if not all(isinstance(point, (list, tuple)) and len(point) == 2 and all(map(_is_number, point)) for point in value):
+        return False
+    steps, rates = zip(*value, strict=True)
+    return steps[0] == 0 and all(a < b for a, b in pairwise(steps)) and all(math.isfinite(rate) and rate >= 0 for rate in rates)
+
+
+LEARNING_RATE = Accepts(
+    "a number above 0, or a schedule [[0, rate], [env steps, rate], ...]",
+    lambda value: ABOVE_0.check(value) or _is_schedule(value),
+)
+
+
+def _is_optimizer(value: Any) -> bool:
+    kind = value.get("type") if isinstance(value, dict) else value
+    return isinstance(kind, str) and kind in OPTIMIZERS
+
+
+OPTIMIZER = Accepts("'rmsprop', 'adam', or a dict with one of these as its type, and arguments of torch's class", _is_optimizer)
+
+
+def did_you_mean(value: Any, names: tuple[str, ...] | list[str], cutoff: float = 0.6) -> str:
+    """A hint at the nearest name, with a space before it; empty where none is near."""
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=cutoff)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)

@@ -1,0 +1,204 @@
+"""The models: what a policy learns with, as ``TorchModelV2``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from ray.rllib.models.torch.torch_modelv2 import TorchModelV2
+from torch import Tensor, nn
+
+from rllib_ddn.learning.distillation import TERMS, Distillation, DistillationTerm
+from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
+from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
+from rllib_ddn.learning.update import HOST, INTRINSIC, Update
+from rllib_ddn.learning.value_decomposition import ValueDecomposition
+from rllib_ddn.networks import LEADERS, MIXERS, AgentOutput, LocalAgent, LocalInput, TeamNetwork, TeamSizes, greedy_actions
+from rllib_ddn.team import TeamSpec
+
+AGENT = "agent"  # the network of a host alone
+LEADER, FOLLOWER = "leader", "follower"
+
+
+class ValueDecompositionModel(TorchModelV2, nn.Module):
+    """A host: agent network and mixer with their targets.
+
+    Registered in RLlib's model catalog as ``"value_decomposition"``. Its sizes come from the team's spaces
+    (see :class:`rllib_ddn.team.TeamSpec`), its options from the algorithm's config.
+
+    The state of a recurrent policy is ``[hidden [N, H], last_action [N]]``.
+
+    Attributes:
+        host, distillation, intrinsic: what the update is made of; a host alone has no other than ``host``.
+        networks: the networks that can act, by name.
+        log_names: under which name each learner's gradient norm and learning rate are logged.
+        tower_stats: RLlib's place for the statistics of an update.
+    """
+
+    log_names: Mapping[str, str] = {HOST: AGENT}
+    tower_stats: dict[str, Tensor]
+
+    def __init__(
+        self,
+        obs_space: Any,
+        action_space: Any,
+        num_outputs: int,
+        model_config: dict[str, Any],
+        name: str,
+        *,
+        config: Mapping[str, Any],
+    ):
+        TorchModelV2.__init__(self, obs_space, action_space, num_outputs, model_config, name)
+        nn.Module.__init__(self)
+        self.spec = spec = TeamSpec.from_spaces(obs_space, action_space)
+        self.local_input = LocalInput(spec.num_agents, spec.num_actions, spec.obs_dim)
+        local_dim = self.local_input.dim
+        self.sizes = TeamSizes(spec.num_agents, spec.num_actions, spec.state_dim, local_dim, config["agent_hidden_dim"])
+        self.distillation: Distillation | None = None
+        self.intrinsic: IntrinsicReward | None = None
+        self.build(config)
+
+    def build(self, config: Mapping[str, Any]) -> None:
+        """Makes :attr:`host`, and what else there is."""
+        self.host = self.make_host(LocalAgent(self.sizes.local_dim, self.sizes.num_actions, self.sizes.hidden_dim), config)
+
+    def make_host(self, agent: TeamNetwork, config: Mapping[str, Any]) -> ValueDecomposition:
+        """A host with this agent network and the config's mixer."""
+        mixer = class_of(config["mixer"], MIXERS)(self.sizes, **config["mixer_config"])
+        return ValueDecomposition(agent, mixer, gamma=config["gamma"], double_q=config["double_q"], td_lambda=config["td_lambda"])
+
+    @property
+    def networks(self) -> dict[str, TeamNetwork]:
+        return {AGENT: self.host.agent}
+
+    @property
+    def acting_network(self) -> str:
+        """The network that acts for a user."""
+        return AGENT
+
+    def trained(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that each learner's optimizer trains."""
+        return {HOST: self.host.trained()}
+
+    def act(
+        self, network: str, obs: Tensor, state: Tensor, action_mask: Tensor, hidden: Tensor, last_action: Tensor
+    ) -> tuple[Tensor, AgentOutput]:
+        """One step of B teams.
+
+        Args:
+            network: one of :attr:`networks`. Only one that ``sees_state`` is given the state.
+            obs: ``[B, N, O]``, state: ``[B, S]``, action_mask: ``[B, N, A]`` bool.
+            hidden: ``[B, N, H]``, last_action: ``[B, N]``, -1 before the first step.
+
+        Returns:
+            The best available actions ``[B, N]``, and the network's output for this step.
+        """
+        acting = self.networks[network]
+        out = acting(*acting.inputs(self.local_input(obs, last_action), state.float()), hidden=hidden)
+        return greedy_actions(out.q, action_mask), out
+
+    def forward(self, input_dict: dict[str, Any], state: list[Tensor], seq_lens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """RLlib's call for one step: ``input_dict`` holds ``obs``, ``state`` and ``action_mask`` as
+        :meth:`act` takes them, ``state`` is ``[hidden, last_action]``.
+
+        Returns:
+            Q values ``[B, N, A]`` with unavailable actions at the lowest float, and the new state.
+        """
+        hidden, last_action = state
+        mask = input_dict["action_mask"]
+        actions, out = self.act(self.acting_network, input_dict["obs"], input_dict["state"], mask, hidden, last_action.long())
+        q = out.q.masked_fill(~mask, torch.finfo(out.q.dtype).min)
+        return q, [out.hidden, actions.to(last_action.dtype)]
+
+    def get_initial_state(self) -> list[Tensor]:
+        """``[hidden [N, H] of zeros, last_action [N] of -1]``."""
+        agents = self.spec.num_agents
+        return [torch.zeros(agents, self.sizes.hidden_dim), torch.full((agents,), -1.0)]
+
+
+class DDNTorchModel(ValueDecompositionModel):
+    """DDN: a host whose agent network is the leader (GGN), a follower (LPN) that is distilled from it, and
+    an intrinsic reward (paper, Figure 1). Registered as ``"ddn"``."""
+
+    log_names = {HOST: LEADER, FOLLOWER_LEARNER: FOLLOWER, INTRINSIC: INTRINSIC}
+
+    host: ValueDecomposition
+    distillation: Distillation
+
+    def build(self, config: Mapping[str, Any]) -> None:
+        leader_class = class_of(config["state_fusion"], LEADERS)
+        options = {"embed_dim": config["fusion_embed_dim"], "hyper_dim": config["fusion_hyper_dim"]}
+        leader, follower = leader_class(self.sizes, **options), leader_class.follower(self.sizes, **options)
+        own_agent = config["follower_agent"] == "own"
+        if not own_agent:
+            follower.agent = leader.agent  # one network: the follower has a fusion block of its own only
+        self.host = self.make_host(leader, config)
+        self.distillation = Distillation(follower, self._terms(config), trains_agent=own_agent)
+        reward = intrinsic_reward_class(config["intrinsic_reward"])
+        if reward is not None:  # made last, so that the other networks start alike with and without it
+            self.intrinsic = reward(
+                self.sizes,
+                coefficient=config["intrinsic_reward_coeff"],
+                mask_probability=config["mask_probability"],
+                normalize=config["normalize_intrinsic_reward"],
+                gamma=config["gamma"],
+                **config["intrinsic_reward_config"],
+            )
+        self._acting = FOLLOWER if config["behaviour_network"] == "mixture" else config["behaviour_network"]
+
+    @staticmethod
+    def _terms(config: Mapping[str, Any]) -> dict[str, tuple[DistillationTerm, float]]:
+        chosen = {
+            "block": ("block", config["block_loss_coeff"]),
+            "q": (config["q_loss"], config["q_loss_coeff"]),
+            "feature": ("feature", config["feature_loss_coeff"]),
+            **config["distillation_terms"],
+        }
+        temperature = config["distillation_temperature"]
+        return {name: (class_of(term, TERMS)(temperature), coefficient) for name, (term, coefficient) in chosen.items()}
+
+    @property
+    def networks(self) -> dict[str, TeamNetwork]:
+        return {LEADER: self.host.agent, FOLLOWER: self.distillation.follower}
+
+    @property
+    def acting_network(self) -> str:
+        return self._acting
+
+    def trained(self) -> dict[str, list[nn.Parameter]]:
+        parameters = {HOST: self.host.trained(), FOLLOWER_LEARNER: self.distillation.trained()}
+        return parameters if self.intrinsic is None else {**parameters, INTRINSIC: self.intrinsic.trained()}
+
+    def custom_loss(self, policy_loss: list[Tensor], loss_inputs: Any) -> list[Tensor]:
+        """RLlib's hook: adds L_local (Equation 7) and L_I (Equation 8) to the host's loss.
+
+        Args:
+            policy_loss: what the policy's ``loss()`` returned, the host's.
+            loss_inputs: the train batch, to which the policy has attached the :class:`Update`.
+
+        Returns:
+            One loss per optimizer, in the order of :meth:`trained`. RLlib wants one for each: who does
+            not learn in this update gets a loss of 0, whose gradients are zeros.
+        """
+        update: Update = loss_inputs.computed
+        return [
+            update.losses[learner] if learner in update.losses else _zero(parameters)
+            for learner, parameters in self.trained().items()
+        ]
+
+
+def class_of(choice: Any, table: Mapping[str, Any]) -> Any:
+    """The class of a config's choice, which is a name in a table or a class of the user's."""
+    return choice if isinstance(choice, type) else table[choice]
+
+
+def intrinsic_reward_class(choice: Any) -> type[IntrinsicReward] | None:
+    """The class of the config's ``intrinsic_reward``; True is the IDM."""
+    if choice is None or choice is False:
+        return None
+    return class_of("idm" if choice is True else choice, INTRINSIC_REWARDS)
+
+
+def _zero(parameters: list[nn.Parameter]) -> Tensor:
+    return torch.stack([parameter.sum() for parameter in parameters]).sum() * 0.0

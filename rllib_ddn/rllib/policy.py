@@ -1,0 +1,429 @@
+"""The policies: acting, and what RLlib's learner asks of one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.models import ModelCatalog
+from ray.rllib.policy.sample_batch import SampleBatch
+from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
+from torch import Tensor
+
+from rllib_ddn.learning.batch import TrainBatch, make_batch
+from rllib_ddn.learning.episodes import empty_episodes
+from rllib_ddn.learning.executor import Executor, in_turn, side_by_side
+from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
+from rllib_ddn.learning.update import HOST, INTRINSIC, LEARNERS, Update, clip_gradients, compute_update, make_optimizer
+from rllib_ddn.rllib.model import FOLLOWER, LEADER, DDNTorchModel, ValueDecompositionModel
+from rllib_ddn.team import OBS, TeamSpec, encode
+
+MIXTURE = "mixture"  # leader or follower, a new choice for each round
+
+RecurrentState = tuple[Tensor, Tensor]  # hidden [B, N, H], last action [B, N]
+
+
+class ValueDecompositionPolicy(TorchPolicyV2):
+    """One policy for the whole team.
+
+    A train batch has a row per episode (see :mod:`rllib_ddn.learning.episodes`), so that RLlib's splitting
+    over several GPUs splits by episodes. There is one loss and one optimizer per learner (see
+    :mod:`rllib_ddn.learning.update`).
+    """
+
+    MODEL = "value_decomposition"
+
+    model: ValueDecompositionModel
+    config: dict[str, Any]
+
+    def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
+        self.spec = TeamSpec.from_spaces(observation_space, action_space)
+        self.executor: Executor = in_turn  # of the update
+        self._gradient_norms: dict[str, Tensor] = {}
+        self._rng = np.random.default_rng(config["seed"])  # explores in compute_actions() alone
+        super().__init__(observation_space, action_space, config)
+
+    @override(TorchPolicyV2)
+    def make_model(self) -> ValueDecompositionModel:
+        model_config = dict(self.config["model"])
+        model_config["custom_model"] = model_config.get("custom_model") or self.MODEL
+        model_config["custom_model_config"] = {"config": self.config, **model_config.get("custom_model_config", {})}
+        return ModelCatalog.get_model_v2(
+            obs_space=self.observation_space,
+            action_space=self.action_space,
+            num_outputs=self.spec.num_actions,
+            model_config=model_config,
+            framework="torch",
+            name=self.MODEL,
+        )
+
+    @override(TorchPolicyV2)
+    def optimizer(self) -> list[torch.optim.Optimizer]:
+        return [
+            make_optimizer(self.config[self.OPTIMIZER_KEYS[learner][0]], parameters, self.learning_rate(learner))
+            for learner, parameters in self.model.trained().items()
+        ]
+
+    # The config keys of each learner's optimizer and learning rate.
+    OPTIMIZER_KEYS: Mapping[str, tuple[str, str]] = {HOST: ("optimizer", "lr")}
+
+    def learning_rate(self, learner: str) -> float:
+        """A learner's learning rate now."""
+        lr = self.config[self.OPTIMIZER_KEYS[learner][1]]
+        lr = self.config["lr"] if lr is None else lr
+        if isinstance(lr, (list, tuple)):
+            steps, rates = zip(*lr, strict=True)
+            lr = float(np.interp(self.global_timestep, steps, rates))
+        return lr
+
+    @override(TorchPolicyV2)
+    def on_global_var_update(self, global_vars: dict[str, Any]) -> None:
+        """Takes the number of env steps, which schedules follow."""
+        super().on_global_var_update(global_vars)
+        for learner, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate(learner)
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimizers by learner."""
+        return dict(zip(self.model.trained(), self._optimizers, strict=True))
+
+    # -- Acting: Algorithm 1, lines 4 to 8 ------------------------------------------------------
+
+    @torch.no_grad()
+    def act(
+        self,
+        network: str,
+        obs: np.ndarray,
+        state: np.ndarray,
+        action_mask: np.ndarray,
+        recurrent_state: RecurrentState,
+        epsilon: float = 0.0,
+        uniform: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, RecurrentState, Tensor]:
+        """Acts for B teams at once.
+
+        Args:
+            network: which network acts, of the model's ``networks``.
+            obs: ``[B, N, O]``, state: ``[B, S]``, action_mask: ``[B, N, A]`` bool.
+            recurrent_state: see :meth:`initial_recurrent_state`.
+            epsilon: probability with which each agent, independently, takes a random available
+                action.
+            uniform: ``[B, N, 2]`` numbers in [0, 1): whether to explore, and which action.
+
+        Returns:
+            actions ``[B, N]``, the new recurrent state, and the Q values ``[B, N, A]``.
+        """
+        to_tensor = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(self.device)  # noqa: E731
+        greedy, out = self.model.act(network, to_tensor(obs), to_tensor(state), to_tensor(action_mask), *recurrent_state)
+        actions = greedy.cpu().numpy()
+        if epsilon > 0.0:
+            assert uniform is not None
+            actions = np.where(uniform[..., 0] < epsilon, random_available(action_mask, uniform[..., 1]), actions)
+        return actions, (out.hidden, to_tensor(actions)), out.q
+
+    def initial_recurrent_state(self, num_teams: int) -> RecurrentState:
+        """The recurrent state before the first step: hidden ``[B, N, H]``, last action ``[B, N]``."""
+        hidden, last_action = self.model.get_initial_state()
+        repeat = lambda x: x.expand(num_teams, *x.shape).to(self.device)  # noqa: E731
+        return repeat(hidden), repeat(last_action.long())
+
+    def network_of_round(self, seed: Sequence[int]) -> str:
+        """The network that acts in a round of training; ``seed`` decides where it is drawn."""
+        return self.model.acting_network
+
+    def epsilon(self, timestep: int) -> float:
+        """The exploration probability after ``timestep`` env steps of the whole algorithm."""
+        return float(self.exploration.epsilon_schedule(timestep))
+
+    @override(TorchPolicyV2)
+    def compute_actions_from_input_dict(
+        self, input_dict: dict[str, Any], explore: bool | None = None, timestep: int | None = None, **kwargs: Any
+    ) -> tuple[tuple[np.ndarray, ...], list[np.ndarray], dict[str, np.ndarray]]:
+        """Acts on batched team observations as the env gives them.
+
+        Args:
+            input_dict: ``obs``, the (batched) observations of the Tuple space, which for a network that
+                does not see the state may lack it; ``state_in_0`` and ``state_in_1``, the recurrent state
+                (missing: a new episode begins).
+            explore: whether to explore; default: the config's.
+            timestep: env steps so far, for epsilon; default: the policy's count.
+            kwargs: ``network="leader"`` or ``"follower"`` overrides ``behaviour_network``.
+
+        Returns:
+            One array of actions ``[B]`` per agent, the new recurrent state ``[hidden [B, N, H],
+            last_action [B, N]]``, and the extra output ``{"q_values": [B, N, A]}``.
+        """
+        network = kwargs.get("network") or self.model.acting_network
+        obs, state, mask = self._encode(input_dict[SampleBatch.OBS], self.model.networks[network].sees_state)
+        recurrent_state = self.initial_recurrent_state(len(obs))
+        if "state_in_0" in input_dict:
+            hidden, last_action = (torch.as_tensor(np.asarray(input_dict[f"state_in_{i}"]), device=self.device) for i in range(2))
+            recurrent_state = hidden.float(), last_action.long()
+        explore = self.config["explore"] if explore is None else explore
+        epsilon = self.epsilon(self.global_timestep if timestep is None else timestep) if explore else 0.0
+        uniform = self._rng.random((*mask.shape[:2], 2))
+        actions, (hidden, last_action), q = self.act(network, obs, state, mask, recurrent_state, epsilon, uniform)
+        state_out = [hidden.cpu().numpy(), last_action.cpu().numpy().astype(np.float32)]
+        return tuple(actions.T), state_out, {"q_values": q.cpu().numpy()}
+
+    @override(TorchPolicyV2)
+    def compute_actions(
+        self,
+        obs_batch: Any,
+        state_batches: list[Any] | None = None,
+        prev_action_batch: Any = None,
+        prev_reward_batch: Any = None,
+        info_batch: Any = None,
+        episodes: Any = None,
+        explore: bool | None = None,
+        timestep: int | None = None,
+        **kwargs: Any,
+    ):
+        """As :meth:`compute_actions_from_input_dict`, with the recurrent state in ``state_batches``."""
+        input_dict = {SampleBatch.OBS: obs_batch}
+        for i, batch in enumerate(state_batches or []):
+            input_dict[f"state_in_{i}"] = batch
+        return self.compute_actions_from_input_dict(input_dict, explore, timestep, **kwargs)
+
+    def _encode(self, batched: Any, needs_state: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Batched observations of the Tuple space as obs, state and action mask."""
+        agents = [agent if isinstance(agent, dict) else {OBS: agent} for agent in batched]
+        rows = [
+            encode([{k: v[b] for k, v in agent.items()} for agent in agents], self.observation_space, self.spec, needs_state)
+            for b in range(len(agents[0][OBS]))
+        ]
+        obs, state, mask = map(np.stack, zip(*rows, strict=True))
+        return obs, state, mask
+
+    # -- Learning: Algorithm 1, lines 15 to 24 --------------------------------------------------
+
+    def compute_update(self, model: ValueDecompositionModel, batch: TrainBatch) -> Update:
+        """The losses of one update on one device."""
+        return compute_update(model.host, batch)
+
+    @override(TorchPolicyV2)
+    def loss(self, model: ValueDecompositionModel, dist_class: Any, train_batch: SampleBatch) -> list[Tensor]:
+        """The host's loss, where it learns; the model's ``custom_loss`` finds the others at the train batch."""
+        train_batch.computed = update = self.compute_update(model, make_batch(train_batch, model.local_input))
+        model.tower_stats.clear()
+        model.tower_stats.update(update.statistics)
+        return [update.losses[HOST]] if HOST in update.losses else []
+
+    @override(TorchPolicyV2)
+    def stats_fn(self, train_batch: SampleBatch) -> dict[str, Tensor]:
+        """Means over the towers, still on the device: nothing waits for them here."""
+        names = self.model_gpu_towers[0].tower_stats
+        return {name: torch.stack(self.get_tower_stats(name)).mean() for name in names}
+
+    def statistics_names(self) -> list[str]:
+        """The names of all statistics of an update, found by computing one on an episode of one step."""
+        episodes = {name: torch.from_numpy(array) for name, array in empty_episodes(1, 1, self.spec).items()}
+        episodes["action_mask"][:], episodes["length"][:] = True, 1
+        model = copy.deepcopy(self.model).to("cpu")  # a copy: running moments change
+        batch = make_batch({**episodes, "uniform": torch.zeros(1, 1)}, model.local_input)
+        names = list(compute_update(model.host, batch, model.distillation, model.intrinsic).statistics)
+        return [*names, *(f"grad_norm_{self.model.log_names[learner]}" for learner in self.model.trained())]
+
+    def learning_rates(self) -> dict[str, float]:
+        """``cur_lr`` of the host, ``cur_lr_<learner>`` of the others."""
+        names = {learner: "cur_lr" if learner == HOST else f"cur_lr_{learner}" for learner in self.model.trained()}
+        return {name: self.learning_rate(learner) for learner, name in names.items()}
+
+    @override(TorchPolicyV2)
+    def apply_gradients(self, gradients: Any) -> None:
+        """Clips each learner's gradients by themselves, then steps."""
+        norms = clip_gradients(self.optimizers, self.config["grad_clip"])
+        self._gradient_norms = {f"grad_norm_{self.model.log_names[learner]}": norm for learner, norm in norms.items()}
+        super().apply_gradients(gradients)
+
+    @override(TorchPolicyV2)
+    def learn_on_batch(self, postprocessed_batch: SampleBatch) -> dict[str, Any]:
+        fetches = super().learn_on_batch(postprocessed_batch)
+        self._complete(fetches[LEARNER_STATS_KEY])
+        return fetches
+
+    @override(TorchPolicyV2)
+    def learn_on_loaded_batch(self, offset: int = 0, buffer_index: int = 0) -> dict[str, Any]:
+        fetches = super().learn_on_loaded_batch(offset, buffer_index)
+        for tower in fetches.values():
+            if isinstance(tower, dict) and LEARNER_STATS_KEY in tower:
+                self._complete(tower[LEARNER_STATS_KEY])
+        return fetches
+
+    def _complete(self, statistics: dict[str, Any]) -> None:
+        statistics.update(self._gradient_norms)
+        statistics.pop("allreduce_latency", None)  # RLlib's, of learners that there are none of here
+
+    def update_target(self) -> None:
+        """Line 27: the targets move to their online networks, by ``tau``."""
+        for model in self.model_gpu_towers:
+            model.host.update_target(self.config["tau"])
+
+    # -- Weights and checkpoints ----------------------------------------------------------------
+
+    def acting_parts(self) -> tuple[str, ...]:
+        """Prefixes of the names of the weights that env runners need."""
+        return ("host.agent.",)
+
+    def get_acting_weights(self) -> dict[str, np.ndarray]:
+        """The weights that env runners need."""
+        weights, parts = self.model.state_dict(), self.acting_parts()
+        return {name: value.detach().cpu().numpy() for name, value in weights.items() if name.startswith(parts)}
+
+    @override(TorchPolicyV2)
+    def set_weights(self, weights: dict[str, Any]) -> None:
+        """Takes all weights, or those of :meth:`get_acting_weights`.
+
+        Raises:
+            ValueError: the weights have other names or shapes than this model.
+        """
+        own = self.model.state_dict()
+        how = "Build it with the config that the weights come from: env, mixer, state_fusion, network sizes, intrinsic_reward."
+        if any(name.startswith(("leader.", "target_leader.")) for name in weights):
+            how = "They are of version 0.1, whose weights had other names (see CHANGELOG.md): train anew, or use that version."
+        for name in weights.keys() - own.keys():
+            raise ValueError(f"the weights hold {name!r}, which this model does not have. {how}")
+        for name in own.keys() - weights.keys():
+            if weights.keys() != self.get_acting_weights().keys():
+                raise ValueError(f"the weights lack {name!r}, which this model has. {how}")
+        for name, value in weights.items():
+            if tuple(value.shape) != tuple(own[name].shape):
+                raise ValueError(
+                    f"the weights {name!r} have the shape {tuple(value.shape)}, this model's have {tuple(own[name].shape)}. {how}"
+                )
+        self.model.load_state_dict({name: torch.as_tensor(np.array(value)) for name, value in weights.items()}, strict=False)
+
+    @override(TorchPolicyV2)
+    def get_state(self) -> dict[str, Any]:
+        state = super().get_state()
+        # Epsilon follows from the time step alone, and RLlib cannot restore this part twice.
+        state.pop("_exploration_state", None)
+        return state
+
+    @override(TorchPolicyV2)
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.set_weights(state["weights"])  # first, for its clear errors
+        own_config = self.config
+        settings = [[dict(group, params=None) for group in optimizer.param_groups] for optimizer in self._optimizers]
+        super().set_state(state)
+        self.config = own_config  # RLlib would take the training config into evaluation, too
+        # Learning rates and the like are the config's, not the checkpoint's.
+        for optimizer, groups in zip(self._optimizers, settings, strict=True):
+            for group, own in zip(optimizer.param_groups, groups, strict=True):
+                group.update({name: value for name, value in own.items() if name != "params"})
+        self.num_grad_updates = state["num_grad_updates"]
+
+
+class DDNTorchPolicy(ValueDecompositionPolicy):
+    """DDN's policy. Leader and follower can act: the one that ``behaviour_network`` names acts in training
+    and in ``compute_single_action``; evaluation plays both.
+    """
+
+    MODEL = "ddn"
+
+    model: DDNTorchModel
+
+    def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
+        super().__init__(observation_space, action_space, config)
+        cores = math.ceil(config["num_cpus_for_main_process"] or 1)
+        if cores > 1 and self.device.type == "cpu":
+            self.executor = side_by_side
+
+    OPTIMIZER_KEYS = {
+        HOST: ("optimizer", "lr"),
+        FOLLOWER_LEARNER: ("follower_optimizer", "follower_lr"),
+        INTRINSIC: ("intrinsic_optimizer", "intrinsic_lr"),
+    }
+
+    @override(ValueDecompositionPolicy)
+    def network_of_round(self, seed: Sequence[int]) -> str:
+        """With ``behaviour_network="mixture"`` the leader, with a probability that falls from 1 to 0."""
+        if self.config["behaviour_network"] != MIXTURE:
+            return self.model.acting_network
+        share = 1.0 - self.global_timestep / self.config["mixture_timesteps"]
+        return LEADER if np.random.default_rng(seed).random() < share else FOLLOWER
+
+    def learners(self) -> Collection[str]:
+        """Who learns now: all; or with ``leader_timesteps`` the leader first, and then the follower."""
+        first_stage = self.config["leader_timesteps"]
+        if first_stage is None:
+            return LEARNERS
+        return (HOST if self.global_timestep <= first_stage else FOLLOWER_LEARNER, INTRINSIC)
+
+    @override(ValueDecompositionPolicy)
+    def compute_update(self, model: DDNTorchModel, batch: TrainBatch) -> Update:
+        return compute_update(
+            model.host,
+            batch,
+            model.distillation,
+            model.intrinsic,
+            learners=self.learners(),
+            pays_intrinsic_reward=self.config["intrinsic_reward_stage"] == "replay",
+            executor=self.executor,
+        )
+
+    @override(ValueDecompositionPolicy)
+    def acting_parts(self) -> tuple[str, ...]:
+        prefixes = {LEADER: ("host.agent.",), FOLLOWER: ("distillation.follower.",)}
+        behaviour = self.config["behaviour_network"]
+        acting = prefixes[LEADER] + prefixes[FOLLOWER] if behaviour == MIXTURE else prefixes[behaviour]
+        return (*acting, *["intrinsic."] * (self.config["intrinsic_reward_stage"] == "trajectory"))
+
+    @override(TorchPolicyV2)
+    def postprocess_trajectory(
+        self, sample_batch: SampleBatch, other_agent_batches: Any = None, episode: Any = None
+    ) -> SampleBatch:
+        """Adds the intrinsic reward to one episode's rewards (Equations 9 and 10), on the env runner.
+
+        Only with ``intrinsic_reward_stage="trajectory"``; the default stage takes it from the
+        current predictor each time an episode is sampled from replay.
+
+        Args:
+            sample_batch: T steps of one episode: ``obs [T, N, O]``, ``state [T, S]``, ``action_mask
+                [T, N, A]``, the same of the following steps as ``new_...``, ``actions [T, N]``,
+                ``rewards [T]``, and ``eps_id [T]``, which seeds the mask.
+            other_agent_batches: unused, there is one team.
+            episode: unused.
+
+        Returns:
+            The batch, with ``rewards`` replaced and ``intrinsic_rewards [T]`` added.
+        """
+        intrinsic = self.model.intrinsic
+        if intrinsic is None or self.config["intrinsic_reward_stage"] != "trajectory":
+            return sample_batch
+        reward = intrinsic.reward(self._batch_of_trajectory(sample_batch))[:-1].cpu().numpy()
+        sample_batch["intrinsic_rewards"] = reward
+        sample_batch[SampleBatch.REWARDS] = sample_batch[SampleBatch.REWARDS] + reward
+        return sample_batch
+
+    def _batch_of_trajectory(self, steps: Mapping[str, np.ndarray]) -> TrainBatch:
+        """One episode as a train batch of T + 1 rows."""
+        length = len(steps["rewards"])
+        episodes = {name: np.concatenate([steps[name], steps[f"new_{name}"][-1:]]) for name in ("obs", "state", "action_mask")}
+        episodes |= {name: np.asarray(steps[name]) for name in ("actions", "rewards")}
+        episodes["uniform"] = np.random.default_rng(int(steps[SampleBatch.EPS_ID][0])).random(length)
+        episodes["terminated"], episodes["length"] = np.asarray(steps[SampleBatch.TERMINATEDS][-1]), np.array(length)
+        tensors = {name: torch.from_numpy(array[None]).to(self.device) for name, array in episodes.items()}
+        return make_batch(tensors, self.model.local_input)
+
+
+def random_available(action_mask: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """A uniformly random available action.
+
+    Args:
+        action_mask: ``[..., A]`` bool, at least one True in each row.
+        uniform: ``[...]`` numbers in [0, 1).
+
+    Returns:
+        ``[...]`` action indices.
+    """
+    nth = (uniform * action_mask.sum(-1)).astype(np.int64) + 1
+    return np.argmax(np.cumsum(action_mask, -1) == nth[..., None], -1)

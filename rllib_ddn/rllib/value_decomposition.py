@@ -1,0 +1,271 @@
+"""Value decomposition as an RLlib algorithm: what DDN and every host alone share."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.evaluation.metrics import summarize_episodes
+from ray.rllib.execution.train_ops import multi_gpu_train_one_step, train_one_step
+from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID, SampleBatch
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    NUM_AGENT_STEPS_SAMPLED,
+    NUM_AGENT_STEPS_TRAINED,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_FOR_EVALUATION_THIS_ITER,
+    NUM_ENV_STEPS_TRAINED,
+    NUM_TARGET_UPDATES,
+    SAMPLE_TIMER,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+)
+from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
+
+from rllib_ddn.learning.episodes import EpisodeReplay
+from rllib_ddn.learning.executor import in_turn
+from rllib_ddn.rllib.config import ValueDecompositionConfig
+from rllib_ddn.rllib.env_runner import TeamEnvRunner
+from rllib_ddn.rllib.evaluation import compare, evaluate_network
+from rllib_ddn.rllib.policy import ValueDecompositionPolicy
+from rllib_ddn.team import TeamEnvError
+
+NUM_EPISODES_SAMPLED = "num_episodes_sampled"
+NUM_EPISODES_LOST = "num_episodes_lost"  # with env runners that died while they played them
+NUM_EPISODES_BROKEN = "num_episodes_broken"  # in which the game failed
+NUM_ROUNDS = "num_sampling_rounds"
+
+
+class ValueDecomposition(Algorithm):
+    """Plays whole episodes of a team, keeps them in a replay, and learns from samples of it.
+
+    :meth:`training_step` is Algorithm 1 of the paper; without the follower and the intrinsic reward it is
+    PyMARL's training of QMIX.
+    """
+
+    config: ValueDecompositionConfig
+    local_replay_buffer: EpisodeReplay
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> ValueDecompositionConfig:
+        return ValueDecompositionConfig()
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_policy_class(cls, config: AlgorithmConfig) -> type[ValueDecompositionPolicy]:
+        return ValueDecompositionPolicy
+
+    @override(Algorithm)
+    def setup(self, config: ValueDecompositionConfig) -> None:
+        _keep_freed_memory()
+        if isinstance(config, ValueDecompositionConfig):
+            config.check_env()
+        super().setup(config)
+        # Where the follower learns beside the leader, each gets half of the threads.
+        threads, policy = math.ceil(self.config.num_cpus_for_main_process or 1), self.get_policy()
+        torch.set_num_threads(threads if policy.executor is in_turn else threads // 2)
+        self._statistics = policy.statistics_names()
+        # With a seed, RLlib makes torch deterministic, and torch then fills all memory that it reserves.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        seed = self.config.seed
+        self._rng = np.random.default_rng(seed)  # samples the replay and masks the intrinsic reward
+        self._empty_rounds = 0
+        self._playing_ahead = 0  # env runners that play the next round already
+        self._evaluation_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+    @override(Algorithm)
+    def _create_local_replay_buffer_if_necessary(self, config: Any) -> EpisodeReplay:
+        return EpisodeReplay(**config["replay_buffer_config"])
+
+    @override(Algorithm)
+    def training_step(self) -> dict[str, Any]:
+        """One round of Algorithm 1.
+
+        - Each env runner plays one episode in each of its environments (lines 2 to 12).
+        - With at least a batch of episodes in replay, ``updates_per_episode`` updates are made for
+          each new episode, each on a fresh sample (lines 13 to 25).
+        - The targets are updated every so many episodes or updates (lines 26 to 28).
+        - The env runners get the weights that acting needs.
+
+        Returns:
+            RLlib's learner results, averaged over the round's updates; NaN where there was none.
+        """
+        before = self._counters[NUM_EPISODES_SAMPLED]
+        with self._timers[SAMPLE_TIMER]:
+            for batch in self._play_round():
+                self.local_replay_buffer.add(batch)
+                self._counters[NUM_EPISODES_BROKEN] += self.config.num_envs_per_env_runner - len(batch["length"])
+                self._counters[NUM_EPISODES_SAMPLED] += len(batch["length"])
+                self._counters[NUM_ENV_STEPS_SAMPLED] += int(batch["length"].sum())
+                self._counters[NUM_AGENT_STEPS_SAMPLED] += int(batch["length"].sum())
+        after = self._counters[NUM_EPISODES_SAMPLED]
+
+        updates: list[dict[str, Any]] = []
+        self.get_policy().on_global_var_update({"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]})
+        if len(self.local_replay_buffer) >= self.config.train_batch_size:
+            rate = self.config.updates_per_episode
+            for _ in range(math.floor(after * rate) - math.floor(before * rate)):
+                updates.append(self._update())
+
+        interval = self.config.target_update_interval_episodes
+        if self.config.target_update_interval_updates is None and after // interval > before // interval:
+            self._update_target()
+
+        with self._timers[SYNCH_WORKER_WEIGHTS_TIMER]:
+            self.env_runner_group.sync_weights(global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]}, inference_only=True)
+        return {DEFAULT_POLICY_ID: {LEARNER_STATS_KEY: _mean_stats(updates, self._statistics)}}
+
+    def _play_round(self) -> list[SampleBatch]:
+        """Episodes from all healthy env runners.
+
+        Raises:
+            TeamEnvError: an env gave NaN or an empty action mask. (An env runner that fails in
+                another way is RLlib's to ignore or to restart.)
+            RuntimeError: all env runners are gone, for
+                ``num_consecutive_env_runner_failures_tolerance`` rounds.
+        """
+        group = self.env_runner_group
+        if group.num_remote_env_runners() == 0:
+            asked, results = 1, group.foreach_env_runner(self._episodes_of_a_round())
+        elif self.config.sample_ahead:
+            asked = self._playing_ahead or group.foreach_env_runner_async(self._episodes_of_a_round())
+            results = [result for _, result in group.fetch_ready_async_reqs(timeout_seconds=None)]
+            self._playing_ahead = group.foreach_env_runner_async(self._episodes_of_a_round())
+        else:
+            asked = group.num_healthy_remote_workers()
+            results = group.foreach_env_runner(self._episodes_of_a_round(), local_env_runner=False)
+        self._counters[NUM_EPISODES_LOST] += (asked - len(results)) * self.config.num_envs_per_env_runner
+        for result in results:
+            if isinstance(result, TeamEnvError):
+                raise result
+        self._empty_rounds = 0 if results else self._empty_rounds + 1
+        if self._empty_rounds > self.config.num_consecutive_env_runner_failures_tolerance:
+            raise RuntimeError(f"no env runner has played for {self._empty_rounds} rounds; their logs tell why they failed.")
+        return results
+
+    def _episodes_of_a_round(self) -> Callable[[TeamEnvRunner], SampleBatch | TeamEnvError]:
+        """What env runners are asked for; errors in the env's data come back as values."""
+        number = self._counters[NUM_ROUNDS]
+        self._counters[NUM_ROUNDS] += 1
+
+        def play(runner: TeamEnvRunner) -> SampleBatch | TeamEnvError:
+            try:
+                return runner.sample(round_number=number)
+            except TeamEnvError as error:
+                return error
+
+        return play
+
+    def _update(self) -> dict[str, Any]:
+        """One update on a fresh sample; returns its statistics."""
+        config = self.config
+        episodes = self.local_replay_buffer.sample(config.train_batch_size, self._rng)
+        episodes["uniform"] = self._rng.random(episodes["rewards"].shape)  # for what an update draws at random
+        steps = int(episodes["length"].sum())
+        trained = self._counters[NUM_ENV_STEPS_TRAINED], self._counters[NUM_AGENT_STEPS_TRAINED]
+        train = train_one_step if math.ceil(config.num_gpus) <= 1 and not config._fake_gpus else multi_gpu_train_one_step
+        results = train(self, SampleBatch(episodes, _zero_padded=True))
+        # RLlib has counted the batch's rows, which are episodes.
+        self._counters[NUM_ENV_STEPS_TRAINED] = trained[0] + steps
+        self._counters[NUM_AGENT_STEPS_TRAINED] = trained[1] + steps
+        interval = config.target_update_interval_updates
+        if interval is not None and self.get_policy().num_grad_updates % interval == 0:
+            self._update_target()
+        return results[DEFAULT_POLICY_ID][LEARNER_STATS_KEY]
+
+    def _update_target(self) -> None:
+        self.get_policy().update_target()
+        self._counters[NUM_TARGET_UPDATES] += 1
+
+    @override(Algorithm)
+    def step(self) -> dict[str, Any]:
+        """RLlib's iteration. If an env gives unusable data, what is trained is saved first.
+
+        Raises:
+            TeamEnvError: see :meth:`_play_round`; the message names the checkpoint.
+        """
+        try:
+            results = super().step()
+        except TeamEnvError as error:
+            directory = os.path.join(self.logdir, "checkpoint_before_error")
+            os.makedirs(directory, exist_ok=True)
+            self.save_checkpoint(directory)
+            raise TeamEnvError(f"{error} All that was trained before is saved in {directory}.") from error
+        policy, replay = self.get_policy(), self.local_replay_buffer
+        results["info"] |= {
+            "cur_epsilon": policy.epsilon(self._counters[NUM_ENV_STEPS_SAMPLED]),
+            **policy.learning_rates(),
+            "num_updates": policy.num_grad_updates,
+            "replay_episodes": len(replay),
+            "replay_steps": replay.num_steps,
+        }
+        if self.config.evaluation_interval and "evaluation" not in results:
+            # The same keys in every result: loggers fix their columns at the first.
+            results["evaluation"] = compare(dict.fromkeys(self.config.networks))
+        return results
+
+    @override(Algorithm)
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Plays ``evaluation_duration`` greedy episodes of each network, both on the same seeds.
+
+        Returns:
+            ``leader`` and ``follower`` with ``episode_return_mean``, ``win_rate`` where the env knows it,
+            and more; ``knowledge_transfer``; and under ``env_runners`` RLlib's own summary of the
+            behaviour network's episodes.
+        """
+        self._before_evaluate()
+        runners = self.eval_env_runner_group or self.env_runner_group
+        if runners is self.eval_env_runner_group:
+            runners.sync_weights(
+                from_worker_or_learner_group=self.env_runner_group.local_env_runner,
+                global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]},
+            )
+        self.callbacks.on_evaluate_start(algorithm=self, metrics_logger=self.metrics)
+        config = self.evaluation_config
+        seeds = [[self._evaluation_seed, self.iteration, k] for k in range(config.evaluation_duration)]
+        played = {network: evaluate_network(runners, network, seeds, bool(config.explore)) for network in config.networks}
+        results = compare(played)
+        results["env_runners"] = summarize_episodes(played[self.get_policy().model.acting_network])
+        steps = sum(episode.episode_length for episodes in played.values() for episode in episodes)
+        results["timesteps_this_iter"] = self._counters[NUM_ENV_STEPS_SAMPLED_FOR_EVALUATION_THIS_ITER] = steps
+        self.callbacks.on_evaluate_end(algorithm=self, metrics_logger=self.metrics, evaluation_metrics=results)
+        return results
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "rng": self._rng.bit_generator.state, "evaluation_seed": self._evaluation_seed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._rng.bit_generator.state = state["rng"]
+        self._evaluation_seed = state["evaluation_seed"]
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory for reuse. By default it gives large blocks back to the system at the
+    end of each update, and gets them again page by page in the next: a sixth of its time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # as in malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 2**27)
+        mallopt(mmap_max, 0)
+
+
+def _mean_stats(updates: list[dict[str, Any]], names: list[str]) -> dict[str, float]:
+    """Means over a round's updates, brought to the CPU at once.
+
+    The given names are in every result, NaN where there is no figure: loggers fix their columns at the first.
+    """
+    stats = dict.fromkeys(names, float("nan"))
+    for name in {name: None for update in updates for name in update}:
+        values = [torch.as_tensor(update[name]) for update in updates if name in update]
+        stats[name] = float(torch.stack(values).float().mean())
+    return stats

@@ -1,0 +1,221 @@
+"""The algorithms that the paper compares with, each a trainable of its name with a config class.
+
+- The *hosts* alone (Figure 4, Table 1): one agent network on the local information ``z_i = (o_i, u_i, i)``,
+  trained through a mixer.
+- The *teacher-student peers* (Table 2): leader and follower, or teacher and student, or expert and
+  learner, which differ from DDN's in what the leader sees, what the follower learns from, and who acts.
+"""
+
+from __future__ import annotations
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.annotations import override
+
+from rllib_ddn.rllib.config import ValueDecompositionConfig
+from rllib_ddn.rllib.ddn import DDN, DDNConfig
+from rllib_ddn.rllib.model import LEADER
+from rllib_ddn.rllib.policy import MIXTURE
+from rllib_ddn.rllib.value_decomposition import ValueDecomposition
+
+
+class VDN(ValueDecomposition):
+    """Value-Decomposition Networks (Sunehag et al. 2018)."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> VDNConfig:
+        return VDNConfig()
+
+
+class VDNConfig(ValueDecompositionConfig):
+    """Configures :class:`VDN`."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or VDN)
+        self.mixer = "vdn"
+
+
+class QMIX(ValueDecomposition):
+    """QMIX (Rashid et al. 2018, 2020b)."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> QMIXConfig:
+        return QMIXConfig()
+
+
+class QMIXConfig(ValueDecompositionConfig):
+    """Configures :class:`QMIX`."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or QMIX)
+        self.mixer = "qmix"
+
+
+class Qatten(ValueDecomposition):
+    """Qatten (Yang et al. 2020)."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> QattenConfig:
+        return QattenConfig()
+
+
+class QattenConfig(ValueDecompositionConfig):
+    """Configures :class:`Qatten`."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or Qatten)
+        self.mixer = "qatten"
+
+
+class QPLEX(ValueDecomposition):
+    """QPLEX (Wang et al. 2020)."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> QPLEXConfig:
+        return QPLEXConfig()
+
+
+class QPLEXConfig(ValueDecompositionConfig):
+    """Configures :class:`QPLEX`."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or QPLEX)
+        self.mixer = "qplex"
+
+
+class CWQMIX(ValueDecomposition):
+    """Centrally-weighted QMIX (Rashid et al. 2020a)."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> CWQMIXConfig:
+        return CWQMIXConfig()
+
+
+class CWQMIXConfig(ValueDecompositionConfig):
+    """Configures :class:`CWQMIX`."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or CWQMIX)
+        self.mixer = "cwqmix"
+
+
+class OWQMIX(ValueDecomposition):
+    """Optimistically-weighted QMIX (Rashid et al. 2020a)."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> OWQMIXConfig:
+        return OWQMIXConfig()
+
+
+class OWQMIXConfig(ValueDecompositionConfig):
+    """Configures :class:`OWQMIX`."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or OWQMIX)
+        self.mixer = "owqmix"
+
+
+class QTRAN(ValueDecomposition):
+    """QTRAN-base (Son et al. 2019)."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> QTRANConfig:
+        return QTRANConfig()
+
+
+class QTRANConfig(ValueDecompositionConfig):
+    """Configures :class:`QTRAN`."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or QTRAN)
+        self.mixer = "qtran"
+
+
+class CTDS(DDN):
+    """Centralized Teacher with Decentralized Student (Zhao et al. 2022).
+
+    The teacher sees the state beside its local information, as it is; the student regresses the teacher's
+    Q values; the teacher acts in training.
+    """
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> CTDSConfig:
+        return CTDSConfig()
+
+
+class CTDSConfig(DDNConfig):
+    """Configures :class:`CTDS`."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or CTDS)
+        self.state_fusion = "raw"
+        self.q_loss = "squared"
+        self.block_loss_coeff = 0.0
+        self.feature_loss_coeff = 0.0
+        self.intrinsic_reward = None
+        self.behaviour_network = LEADER
+
+
+class PTDE(DDN):
+    """Personalized Training with Distilled Execution (Chen et al. 2024).
+
+    A hypernetwork of local information personalizes the state, which the agent network sees beside the local
+    information. In the second stage, after ``leader_timesteps``, all that is fixed, and a network of local
+    information learns to predict the personalized state and stands in for it.
+    """
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> PTDEConfig:
+        return PTDEConfig()
+
+
+class PTDEConfig(DDNConfig):
+    """Configures :class:`PTDE`."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or PTDE)
+        self.state_fusion = "concatenated"
+        self.follower_agent = "leader"
+        self.q_loss_coeff = 0.0
+        self.feature_loss_coeff = 0.0
+        self.intrinsic_reward = None
+        self.behaviour_network = LEADER
+        self.leader_timesteps = 800_000
+
+
+class IGMDA(DDN):
+    """DAgger-based IGM (Hong et al. 2022).
+
+    The expert sees the state beside its local information; the learner imitates the expert's actions, on
+    episodes that either of them plays: first the expert, with time the learner (``mixture_timesteps``).
+    """
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> IGMDAConfig:
+        return IGMDAConfig()
+
+
+class IGMDAConfig(DDNConfig):
+    """Configures :class:`IGMDA`."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or IGMDA)
+        self.state_fusion = "raw"
+        self.q_loss = "imitation"
+        self.block_loss_coeff = 0.0
+        self.feature_loss_coeff = 0.0
+        self.intrinsic_reward = None
+        self.behaviour_network = MIXTURE
+
+
+HOSTS: tuple[type[ValueDecomposition], ...] = (VDN, QMIX, Qatten, QPLEX, CWQMIX, OWQMIX, QTRAN)
+PEERS: tuple[type[DDN], ...] = (CTDS, PTDE, IGMDA)

@@ -1,0 +1,60 @@
+"""RLlib's callbacks."""
+
+import numpy as np
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+from support.configs import small_config
+
+
+class Recorder(RLlibCallback):
+    """Counts its calls and pays a bonus for every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def on_episode_start(self, *, episode, env_index, base_env, **kwargs):
+        self.calls.append("start")
+        assert base_env.get_sub_environments()[env_index] is not None
+        episode.user_data["steps"] = 0
+
+    def on_episode_step(self, *, episode, **kwargs):
+        episode.user_data["steps"] += 1
+        assert "num_captured" in episode.last_info_for("team")
+
+    def on_episode_end(self, *, episode, **kwargs):
+        self.calls.append("end")
+        assert episode.user_data["steps"] == episode.length
+        episode.custom_metrics["steps_twice"] = 2 * episode.length
+
+    def on_postprocess_trajectory(self, *, postprocessed_batch, episode, **kwargs):
+        self.calls.append("postprocess")
+        assert len(postprocessed_batch["rewards"]) == len(postprocessed_batch["new_obs"]) == episode.length
+        postprocessed_batch["rewards"] = postprocessed_batch["rewards"] + 100
+
+    def on_sample_end(self, *, samples, **kwargs):
+        self.calls.append(f"sample {len(samples['length'])}")
+
+    def on_learn_on_batch(self, *, train_batch, **kwargs):
+        self.calls.append("learn")
+
+    def on_train_result(self, *, result, **kwargs):
+        result["mine"] = 42
+
+
+def test_rllibs_callbacks(build):
+    config = small_config()
+    config.callbacks(Recorder)
+    algo = build(config)
+    algo.train()
+    result = algo.train()
+    calls = algo.env_runner.callbacks.calls
+    assert calls[:7] == ["start", "start", "postprocess", "end", "postprocess", "end", "sample 2"]
+    assert algo.get_policy().callbacks.calls == ["learn", "learn"] or calls.count("learn") == 2
+    assert result["mine"] == 42
+    lengths = result["env_runners"]["hist_stats"]["episode_lengths"]
+    assert result["env_runners"]["custom_metrics"]["steps_twice_mean"] == 2 * np.mean(lengths)
+    # The bonus is for learning; the metrics stay the env's.
+    held = algo.local_replay_buffer.sample(4, np.random.default_rng(0))
+    assert all(held["rewards"][b, :n].min() > 90 for b, n in enumerate(held["length"]))
+    assert result["env_runners"]["episode_return_max"] <= 20

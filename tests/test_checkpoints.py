@@ -1,0 +1,85 @@
+"""Checkpoints: a restored run continues exactly, and weights that do not fit are refused."""
+
+import numpy as np
+import pytest
+from ray.rllib.algorithms.algorithm import Algorithm
+
+from rllib_ddn import DDN, DDNConfig, QMIXConfig
+from support.configs import SMALL_GAME, learner_stats, small_config
+from support.programs import run_program
+
+
+@pytest.mark.parametrize("stage", ["replay", "trajectory"])
+def test_a_restored_run_continues_exactly(tmp_path, stage):
+    """Six iterations, or three and, in a new process, three more."""
+    for name, arguments in (("whole", [6]), ("half", [3]), ("rest", [3, "--restore", tmp_path / "half"])):
+        (tmp_path / name).mkdir()
+        run_program("train_and_save", tmp_path / name, stage, *arguments)
+    expected, half_way, ours = (np.load(tmp_path / name / "weights.npz") for name in ("whole", "half", "rest"))
+    assert set(expected) == set(ours)
+    for name in expected:
+        np.testing.assert_array_equal(expected[name], ours[name], err_msg=name)
+    assert any(not np.array_equal(expected[name], half_way[name]) for name in expected)
+
+
+def test_from_checkpoint(build, tmp_path):
+    algo = build()
+    for _ in range(4):
+        algo.train()
+    path = algo.save(str(tmp_path)).checkpoint.path
+    other = Algorithm.from_checkpoint(path)
+    assert isinstance(other, DDN)
+    assert isinstance(other.config, DDNConfig)
+    for name, value in algo.get_policy().get_weights().items():
+        np.testing.assert_array_equal(value, other.get_policy().get_weights()[name])
+    assert other.get_policy().num_grad_updates == algo.get_policy().num_grad_updates
+    assert other._counters["num_env_steps_sampled"] == algo._counters["num_env_steps_sampled"]
+    assert len(other.local_replay_buffer) == 0  # off by default
+    optimizer = other.get_policy().optimizers["follower"].state_dict()["state"]
+    assert float(optimizer[0]["step"]) == algo.get_policy().num_grad_updates
+    for _ in range(3):
+        result = other.train()
+    assert np.isfinite(learner_stats(result)["loss_global"])
+    other.stop()
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_env(build, tmp_path):
+    algo = build()
+    algo.train()
+    path = algo.save(str(tmp_path)).checkpoint.path
+    config = small_config()
+    config.environment(env_config={**SMALL_GAME, "sight": 2})
+    other = build(config)
+    before = other.get_policy().get_weights()
+    with pytest.raises(ValueError, match=r"the weights '\S+' have the shape \(.*\), this model's have \(") as error:
+        other.restore(path)
+    one_line(error)
+    for name, value in other.get_policy().get_weights().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_a_checkpoint_of_another_mixer(build, tmp_path):
+    path = build().save(str(tmp_path)).checkpoint.path
+    with pytest.raises(ValueError, match=r"the weights hold 'host\.(target_)?mixer\S+, which this model does not have"):
+        build(mixer="vdn").restore(path)
+    with pytest.raises(ValueError, match=r"the weights hold 'intrinsic\S+', which this model does not have"):
+        build(intrinsic_reward=None).restore(path)
+
+
+@pytest.mark.parametrize("config", [DDNConfig, QMIXConfig])
+def test_weights_of_version_0_1_are_refused(build, config):
+    policy = build(small_config(config)).get_policy()
+    renamed = {"host.agent.": "leader.", "host.target_agent.": "target_leader.", "distillation.": "", "intrinsic.": "idm."}
+    old = {}
+    for name, value in policy.get_weights().items():
+        for new_part, old_part in renamed.items():
+            if name.startswith(new_part):
+                name = old_part + name.removeprefix(new_part)
+        old[name.removeprefix("host.")] = value
+    with pytest.raises(ValueError, match=r"They are of version 0\.1, whose weights had other names") as error:
+        policy.set_weights(old)
+    one_line(error)

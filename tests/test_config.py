@@ -1,0 +1,38 @@
+"""Configs: the defaults, the optimizers that they make, and the way through a dict."""
+
+from rllib_ddn import DDN, DDNConfig, QMIXConfig
+from rllib_ddn.rllib.keys import declared
+from support.configs import small_config
+
+
+def test_a_config_dict_is_the_config():
+    config = small_config(mixer="vdn", mask_probability=0.3)
+    again = DDN.get_default_config().update_from_dict(config.to_dict())
+    assert again.to_dict() == config.to_dict()
+
+
+def test_the_defaults_are_the_papers():
+    """Section B.3, and PyMARL's values where it is silent."""
+    config = DDNConfig()
+    assert (config.lr, config.gamma, config.train_batch_size, config.grad_clip) == (5e-4, 0.99, 32, 10)
+    assert config.replay_buffer_config == {"capacity": 5000}
+    assert config.target_update_interval_episodes == 200
+    assert (config.mixer, config.mask_probability, config.behaviour_network) == ("qmix", 0.75, "follower")
+    schedule = config.exploration_config
+    assert (schedule["initial_epsilon"], schedule["final_epsilon"], schedule["epsilon_timesteps"]) == (1.0, 0.05, 50_000)
+
+
+def test_the_optimizers_are_the_papers(build):
+    optimizers = build(follower_lr=1e-3).get_policy().optimizers
+    kinds = {name: type(optimizer).__name__ for name, optimizer in optimizers.items()}
+    assert kinds == {"host": "RMSprop", "follower": "Adam", "intrinsic": "Adam"}
+    host = optimizers["host"].defaults
+    assert (host["lr"], host["alpha"], host["eps"]) == (5e-4, 0.99, 1e-5)
+    assert {name: o.defaults["lr"] for name, o in optimizers.items()} == {"host": 5e-4, "follower": 1e-3, "intrinsic": 5e-4}
+
+
+def test_every_key_is_in_the_docstring_of_training():
+    for config in (DDNConfig, QMIXConfig):
+        text = config.training.__doc__
+        for name, key in declared(config).items():
+            assert f"{name}: {key.meaning} Default: {key.default!r}." in text

@@ -1,0 +1,44 @@
+"""Evaluation: both networks, greedily, on the same games."""
+
+import numpy as np
+import pytest
+from ray.rllib.evaluation.metrics import RolloutMetrics
+
+from rllib_ddn.rllib.evaluation import compare
+from support.configs import small_config
+
+
+@pytest.mark.parametrize("eval_runners", [0, 2])
+def test_evaluation_plays_both_networks_greedily_on_the_same_games(build, eval_runners):
+    config = small_config()
+    config.evaluation(evaluation_interval=2, evaluation_duration=5, evaluation_num_env_runners=eval_runners)
+    algo = build(config)
+    first, second = algo.train(), algo.train()
+    assert np.isnan(first["evaluation"]["leader"]["episode_return_mean"])
+    results = second["evaluation"]
+    for network in ("leader", "follower"):
+        assert 0 < results[network]["episode_len_mean"] <= 12
+        # Play the same seeds here: greedy play is a function of weights and seed.
+        runner = algo.env_runner
+        seeds = [[algo._evaluation_seed, 1, k] for k in range(5)]
+        returns = [runner.play([seed], network, explore=False)[1][0].episode_reward for seed in seeds]
+        assert results[network]["episode_return_mean"] == pytest.approx(np.mean(returns))
+    assert results["env_runners"]["num_episodes"] == 5
+    assert results["env_runners"]["episode_return_mean"] == results["follower"]["episode_return_mean"]
+    # Evaluation is no training.
+    assert algo._counters["num_episodes_sampled"] == 4
+
+
+def test_knowledge_transfer_by_hand():
+
+    def episodes(*returns, won=None):
+        custom = [{} if won is None else {"battle_won": w} for w in won or returns]
+        return [RolloutMetrics(7, r, custom_metrics=c) for r, c in zip(returns, custom, strict=True)]
+
+    result = compare({"leader": episodes(10, 30), "follower": episodes(5, 25)})
+    assert result["leader"]["episode_return_mean"] == 20
+    assert result["knowledge_transfer"] == 0.75
+    assert "win_rate" not in result["leader"]
+    result = compare({"leader": episodes(1, 1, won=(1.0, 1.0)), "follower": episodes(1, 1, won=(1.0, 0.0))})
+    assert (result["leader"]["win_rate"], result["knowledge_transfer"]) == (1.0, 0.5)  # of win rates, where there are any
+    assert np.isnan(compare({"leader": episodes(-1.0), "follower": episodes(2.0)})["knowledge_transfer"])
