@@ -20,6 +20,7 @@ import torch
 
 from support.configs import small_config
 
+pytest_plugins = ["support.starcraft"]
 torch.set_num_threads(1)
 
 

@@ -4,8 +4,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
-from pettingzoo import ParallelEnv
+from gymnasium.spaces import Box, Discrete, Tuple
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.examples.envs.classes.multi_agent.two_step_game import TwoStepGame, TwoStepGameWithGroupedAgents
 
@@ -15,50 +14,10 @@ from rllib_ddn.envs.grouping import TeamGames, as_team_env, team_of
 from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
 from rllib_ddn.team import TeamEnvError, TeamSpec, encode
+from support.games import Uneven
 
 # PettingZoo 1.27 replaced version 4 by version 5.
 PURSUIT = "pursuit_v5" if importlib.util.find_spec("pettingzoo.sisl.pursuit_v5") else "pursuit_v4"
-
-
-class Uneven(ParallelEnv):
-    """Two agents of different sizes; b leaves after its first step, a plays three."""
-
-    metadata = {"name": "uneven"}
-
-    def __init__(self, limit=None, has_state=True):
-        self.possible_agents, self.limit, self.has_state = ["a", "b"], limit, has_state
-        self.spaces = {
-            "a": (Box(-1, 1, (3,), np.float32), Discrete(4)),
-            "b": (Dict({"observation": Box(-1, 1, (2,), np.float32), "action_mask": Box(0, 1, (2,), np.int8)}), Discrete(2)),
-        }
-
-    def observation_space(self, agent):
-        return self.spaces[agent][0]
-
-    def action_space(self, agent):
-        return self.spaces[agent][1]
-
-    def observe(self):
-        b = {"observation": np.array([4, 5], np.float32), "action_mask": np.array([0, 1], np.int8)}
-        return {agent: np.array([1, 2, 3], np.float32) if agent == "a" else b for agent in self.agents}
-
-    def reset(self, seed=None, options=None):
-        self.agents, self.t = ["a", "b"], 0
-        return self.observe(), {"a": {"action_mask": np.array([1, 0, 1, 1])}, "b": {}}
-
-    def step(self, actions):
-        assert set(actions) == set(self.agents)
-        self.t += 1
-        observations, agents = self.observe(), self.agents
-        ended = {agent: agent == "b" or self.t == 3 for agent in agents}
-        cut = {agent: self.t == self.limit and not ended[agent] for agent in agents}
-        self.agents = [agent for agent in agents if not ended[agent] and not cut[agent]]
-        return observations, dict.fromkeys(agents, 1.0 + self.t), ended, cut, {agent: {} for agent in agents}
-
-    def state(self):
-        if not self.has_state:
-            raise NotImplementedError
-        return np.array([self.t, 9.0])
 
 
 def team(**config):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from conftest import small_config
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 from pettingzoo.test import test_save_obs as save_obs_test
 from pettingzoo.test.render_test import render_test
@@ -12,6 +11,7 @@ from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.envs.predator_prey import ACTIONS, PredatorPreyGames
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
 from rllib_ddn.team import TeamEnvError, TeamSpec
+from support.configs import small_config
 
 RIGHT, DOWN, LEFT, UP, STAY, CATCH = range(6)
 

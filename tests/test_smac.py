@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,78 +16,12 @@ from rllib_ddn.envs import smac as module
 from rllib_ddn.envs.grouping import BROKEN, as_team_env
 from rllib_ddn.envs.smac import PAPER_MAPS, SMACGames, SMACTeam
 from rllib_ddn.team import TeamEnvError, TeamSpec
-from support.configs import small_config
+from support.configs import learner_stats, small_config
+from support.programs import TESTS
+from support.starcraft import STAND_IN, gone, play, random_actions
 from support.tuned import EXAMPLES, accept
 
-STAND_IN = Path(__file__).parent / "stand_in"
-
-
-def forget_smac():
-    """Takes the modules of whatever is called smac out, and returns them."""
-    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "smac"}
-
-
-@pytest.fixture(autouse=True)
-def no_smac():
-    """Each test begins without one; the real one, which cannot be imported twice, comes back."""
-    real = forget_smac()
-    yield
-    forget_smac()
-    sys.modules.update(real)
-
-
-@pytest.fixture
-def game(tmp_path, monkeypatch):
-    """A folder that looks like StarCraft II with SMAC's maps."""
-    (tmp_path / "Versions").mkdir()
-    maps = tmp_path / "Maps" / "SMAC_Maps"
-    maps.mkdir(parents=True)
-    for name in PAPER_MAPS:
-        (maps / f"{name}.SC2Map").touch()
-    monkeypatch.setenv("SC2PATH", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def stand_in(game, monkeypatch):
-    """The stand-in in the place of the package smac, without waiting between restarts."""
-    monkeypatch.syspath_prepend(str(STAND_IN))
-    monkeypatch.setattr(module._Game, "FIRST_WAIT", 0.01)
-    import smac.env
-
-    yield smac.env
-    smac.env.FAULTS.clear()
-    smac.env.REPLAYS.clear()
-    smac.env.START_FAULTS[0] = 0
-
-
-def random_actions(mask, rng):
-    return np.where(mask, rng.random(mask.shape), -1).argmax(-1)
-
-
-def play(games, envs, rng):
-    """Whole episodes; the rewards and the last terminated and truncated of each env."""
-    games.reset(np.arange(len(envs)))
-    live, returns, ends = np.array(envs), np.zeros(len(envs)), {}
-    while live.size:
-        rewards, terminated, truncated = games.step(random_actions(games.action_mask[live], rng), live)
-        returns[live] += rewards
-        for row in np.flatnonzero(terminated | truncated):
-            ends[int(live[row])] = bool(terminated[row]), bool(truncated[row])
-        live = live[~(terminated | truncated)]
-    return returns, ends
-
-
-def gone(pid, seconds=10):
-    """Whether a process ends in time (a zombie has ended)."""
-    for _ in range(int(seconds * 20)):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.05)
-    return False
+pytestmark = pytest.mark.usefixtures("no_smac")
 
 
 @pytest.mark.parametrize("name", PAPER_MAPS)
@@ -102,7 +34,7 @@ def test_sizes_and_a_training_iteration_on_each_map(build, stand_in, name):
     config.env_config = {"map_name": name}
     algo = build(config)
     result = algo.train()
-    assert np.isfinite(result["info"]["learner"]["default_policy"]["learner_stats"]["loss_global"])
+    assert np.isfinite(learner_stats(result)["loss_global"])
     assert result["evaluation"]["leader"]["win_rate"] in (0, 1)
     assert algo._counters["num_episodes_broken"] == 0
 
@@ -249,17 +181,7 @@ def test_no_game_outlives_its_env(stand_in):
 
 
 def test_no_game_outlives_a_killed_worker(stand_in):
-    code = f"""
-    import sys
-    sys.path.insert(0, {str(STAND_IN)!r})
-    import numpy as np
-    from rllib_ddn.envs.smac import SMACGames
-    games = SMACGames(1, {{"map_name": "3s_vs_5z"}})
-    games.reset(np.arange(1))
-    print(games._games[0]._env._sc2_proc._proc.pid, flush=True)
-    sys.stdin.read()
-    """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
+    command = [sys.executable, TESTS / "programs" / "hold_smac.py", STAND_IN]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ, text=True) as worker:
         pid = int(worker.stdout.readline())
         assert Path(f"/proc/{pid}").exists()

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_smac import gone, play, random_actions
 
 from rllib_ddn.envs import smac as module
 from rllib_ddn.envs.smac import PAPER_MAPS, SMACGames
 from rllib_ddn.envs.vector import BROKEN
-from support.configs import small_config
+from support.configs import learner_stats, small_config
+from support.programs import run_program
+from support.starcraft import gone, play, random_actions
 
 
 def installed(name):
@@ -48,28 +49,6 @@ def game(tmp_path, monkeypatch):
     monkeypatch.setenv("STAND_IN_FAULT", str(tmp_path / "fault"))
     monkeypatch.setattr(module._Game, "FIRST_WAIT", 0.05)
     return tmp_path
-
-
-SMACV2 = {
-    "version": 2,
-    "map_name": "10gen_terran",
-    "conic_fov": False,
-    "obs_own_pos": True,
-    "use_unit_ranges": True,
-    "min_attack_range": 2,
-    "capability_config": {
-        "n_units": 5,
-        "n_enemies": 5,
-        "team_gen": {
-            "dist_type": "weighted_teams",
-            "unit_types": ["marine", "marauder", "medivac"],
-            "weights": [0.45, 0.45, 0.1],
-            "exception_unit_types": ["medivac"],
-            "observe": True,
-        },
-        "start_positions": {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32},
-    },
-}
 
 
 def process(games):
@@ -162,7 +141,7 @@ def test_ddn_trains_on_it(build):
     config.env_config = {"map_name": "MMM2"}
     algo = build(config)
     result = algo.train()
-    assert np.isfinite(result["info"]["learner"]["default_policy"]["learner_stats"]["loss_global"])
+    assert np.isfinite(learner_stats(result)["loss_global"])
     assert 0 <= result["evaluation"]["follower"]["win_rate"] <= 1
     pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.games._games]
     algo.stop()
@@ -173,41 +152,4 @@ def test_ddn_trains_on_it(build):
 @pytest.mark.skipif(not installed("smacv2"), reason="smacv2 is not importable here")
 def test_smacv2(game):
     """In a process of its own: pysc2 refuses maps that smac has registered before."""
-    program = f"""
-import numpy as np
-from test_smac import gone, play, random_actions
-from support.configs import small_config
-from rllib_ddn.envs.vector import BROKEN
-from rllib_ddn.envs.smac import SMACGames
-
-games, rng = SMACGames(1, {SMACV2}), np.random.default_rng(0)
-spec = games.spec
-assert (spec.num_agents, spec.num_actions, games.episode_limit) == (5, 6 + 5, 200)
-teams, pids = [], []
-for _ in range(3):
-    returns, ends = play(games, [0], rng)
-    assert ends[0] in ((True, False), (False, True)) and isinstance(games.info(0)["battle_won"], bool)
-    assert 0 < returns[0] <= 20
-    env = games._games[0]._env
-    teams.append(sorted(unit.unit_type for unit in env.agents.values()))
-    pids.append(env._sc2_proc._proc.pid)
-assert len(set(map(str, teams))) > 1, teams  # drawn anew for each episode
-assert len(set(pids)) == 1  # in the same process
-games.reset(np.arange(1))
-open({str(game / "fault")!r}, "w").write("die")
-_, terminated, _ = games.step(random_actions(games.action_mask, rng), np.arange(1))
-assert terminated[0] and games.info(0) == {{BROKEN: True}} and gone(pids[0])
-games.close()
-config = small_config(train_batch_size=2).environment("smac")
-config.env_config = {SMACV2}
-algo = config.build_algo()
-stats = algo.train()["info"]["learner"]["default_policy"]["learner_stats"]
-assert np.isfinite(stats["loss_global"])
-pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.games._games]
-algo.stop()
-assert all(map(gone, pids))
-"""
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environ = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_program("play_smacv2", game / "fault", timeout=200)

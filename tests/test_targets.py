@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from examples import target
+from examples.target import two_steps
 
+from rllib_ddn import QMIXConfig
 from rllib_ddn.learning.batch import make_batch
 from rllib_ddn.learning.targets import td_targets
+from support.configs import learner_stats, small_config
 from support.episodes import as_tensors, random_episodes
 from support.small_team import SPEC, local_input
 
@@ -72,3 +76,24 @@ def test_lambda_1_of_a_terminated_episode_is_its_discounted_return(sample):
     assert episodes["terminated"][0]
     discounted = sum(GAMMA**t * episodes["rewards"][0, t] for t in range(LENGTHS[0]))
     assert float(ours[rows.index((0, 0))]) == pytest.approx(discounted, rel=1e-5)
+
+
+def test_targets_of_ones_own(sample):
+    """The example of two steps, against the rewards and values by hand."""
+    batch, episodes, rows, values = sample
+    y = two_steps(batch.rewards, torch.tensor([values[row] for row in rows]), batch, GAMMA)
+    for b, length in enumerate(LENGTHS):
+        for t in range(length):
+            end = min(t + 2, length)
+            bootstraps = end < length or not episodes["terminated"][b]
+            expected = sum(GAMMA ** (k - t) * episodes["rewards"][b, k] for k in range(t, end))
+            expected += GAMMA ** (end - t) * values[b, end] * bootstraps
+            assert float(y[rows.index((b, t))]) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_targets_of_ones_own_are_learned_from(build):
+    algo = build(small_config(QMIXConfig, targets=target.config.targets))
+    assert algo.get_policy().model.host.targets is two_steps
+    for _ in range(3):
+        statistics = learner_stats(algo.train())
+    assert np.isfinite(statistics["target_mean"])

@@ -1,14 +1,10 @@
 """What every vector env promises, on all registered envs."""
 
-import ast
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
-from test_smac import game, no_smac, stand_in  # noqa: F401  (fixtures)
 
-import rllib_ddn.envs
 from rllib_ddn.envs import ENVS
 from rllib_ddn.envs.grouping import TeamGames, as_team_env
 from rllib_ddn.envs.vector import TEAM, SingleTeamEnv, VectorTeamEnv
@@ -189,16 +185,3 @@ def test_registered_envs_are_derived_from_their_vector_envs():
     assert derived == {"predator_prey", "smac", "smax"}
     for name in derived:
         assert not {"reset", "step", "_observation"} & set(vars(ENVS[name]))
-
-
-def test_envs_do_not_import_the_learner():
-    files = sorted(Path(rllib_ddn.envs.__file__).parent.glob("*.py"))
-    assert len(files) > 5
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for imported in names:
-                own = imported.split(".")[0] == "rllib_ddn"
-                assert not own or imported == "rllib_ddn.team" or imported.startswith("rllib_ddn.envs"), f"{file.name}: {imported}"
-                assert imported.split(".")[0] != "torch", file.name

@@ -4,19 +4,19 @@ import logging
 
 import numpy as np
 import pytest
-from conftest import SMALL_GAME, small_config
 from gymnasium import spaces
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from pettingzoo import ParallelEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune import register_env
-from test_envs import Uneven
 
 from rllib_ddn.envs import vector
 from rllib_ddn.envs.grouping import TeamGames, as_team_env
 from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
 from rllib_ddn.team import TeamEnvError, TeamSpec, check_values, flatten
+from support.configs import SMALL_GAME, small_config
+from support.games import Uneven
 
 
 @pytest.fixture(autouse=True)
@@ -261,6 +261,15 @@ def test_an_episode_that_never_ends_is_warned_of_once(warnings):
     vector.warn_of_long_episode("Endless", 10_000)
     (warning,) = warnings()
     assert warning.startswith("an episode of Endless has not ended after 10,000 steps")
+
+
+def test_env_runners_warn_of_long_episodes(build, warnings, monkeypatch):
+    monkeypatch.setattr(vector, "LONG_EPISODE", 7)
+    algo = build()  # of 12 steps
+    for _ in range(2):
+        algo.train()
+    (warning,) = warnings()
+    assert warning.startswith("an episode of predator_prey has not ended after 7 steps")
 
 
 def test_an_aec_env():

@@ -1,11 +1,16 @@
-"""TD targets, from the bootstrap values of all rows of a batch. An estimator is one function."""
+"""TD targets, from the bootstrap values of all rows of a batch. An estimator is a function ``(rewards, values, batch,
+gamma)`` that returns the targets, as :func:`td_targets` does."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from rllib_ddn.learning.batch import TrainBatch
+
+Targets = Callable[[Tensor, Tensor, TrainBatch, float], Tensor]
 
 
 def td_targets(rewards: Tensor, values: Tensor, batch: TrainBatch, gamma: float, td_lambda: float = 0.0) -> Tensor:

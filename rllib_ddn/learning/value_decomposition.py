@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rllib_ddn.learning.batch import TrainBatch
 from rllib_ddn.learning.losses import Statistics, masked_mean
-from rllib_ddn.learning.targets import td_targets
+from rllib_ddn.learning.targets import Targets, td_targets
 from rllib_ddn.networks.agent import AgentOutput, TeamNetwork
 from rllib_ddn.networks.mixers.mixer import Mixer, greedy_actions
 
@@ -22,12 +22,12 @@ class ValueDecomposition(nn.Module):
         mixer: makes Q_tot of the agents' Q values.
         gamma: discount.
         double_q: whether the online network chooses the targets' actions; else the target network does.
-        td_lambda: lambda of the targets (see :func:`rllib_ddn.learning.targets.td_targets`).
+        targets: makes TD targets (see :mod:`rllib_ddn.learning.targets`).
     """
 
-    def __init__(self, agent: TeamNetwork, mixer: Mixer, *, gamma: float, double_q: bool, td_lambda: float = 0.0):
+    def __init__(self, agent: TeamNetwork, mixer: Mixer, *, gamma: float, double_q: bool, targets: Targets = td_targets):
         super().__init__()
-        self.gamma, self.double_q, self.td_lambda = gamma, double_q, td_lambda
+        self.gamma, self.double_q, self.targets = gamma, double_q, targets
         self.agent, self.mixer = agent, mixer
         self.target_agent = copy.deepcopy(agent).requires_grad_(False)
         self.target_mixer = copy.deepcopy(mixer).requires_grad_(False)
@@ -52,7 +52,7 @@ class ValueDecomposition(nn.Module):
             # Double Q: the online network chooses, the target network values.
             greedy = greedy_actions((online if self.double_q else target).q, batch.action_mask)  # [M, N]
             greedy_value = self.target_mixer.bootstrap(batch.team(target, greedy))  # [M]
-            y = td_targets(rewards, greedy_value, batch, self.gamma, self.td_lambda)
+            y = self.targets(rewards, greedy_value, batch, self.gamma)
         loss, statistics = self.mixer.loss(batch.team(online, batch.actions), y, greedy_value, batch.valid)
         return loss, {"loss_global": loss.detach(), "target_mean": masked_mean(y, batch.valid), **statistics}
 

@@ -23,6 +23,7 @@ from rllib_ddn.rllib.keys import (
     FRACTION,
     LEARNING_RATE,
     OPTIMIZER,
+    Accepts,
     declared,
     did_you_mean,
     documented,
@@ -64,6 +65,11 @@ class ValueDecompositionConfig(AlgorithmConfig):
         FRACTION,
         "lambda in [0, 1] of the targets: 0 looks one step ahead (Equation 5), above 0 they are lambda returns (Peng's "
         "Q(lambda)), with 1 over the whole rest of the episode.",
+    )
+    targets: Any = key(
+        None,
+        Accepts("a function, or None", lambda value: value is None or callable(value)),
+        "a function of your own that makes TD targets, in the place of lambda returns (see :mod:`rllib_ddn.learning.targets`).",
     )
     optimizer: Any = key(
         "rmsprop",
@@ -262,8 +268,12 @@ def check_options(key: str, owner: Any, options: dict[str, Any], shared: dict[st
     Raises:
         ValueError: an option is unknown, or the class refuses its value.
     """
-    names = {name for base in owner.__mro__ if "__init__" in vars(base) for name in inspect.signature(base.__init__).parameters}
-    accepted = sorted(names - {"self", "sizes", "args", "kwargs", "options"} - set(shared or ()))
+    accepted: list[str] = []
+    for base in (base for base in owner.__mro__ if "__init__" in vars(base)):
+        parameters = inspect.signature(base).parameters.values()
+        accepted += [p.name for p in parameters if p.default != p.empty and p.name not in (shared or ())]
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break  # it passes nothing on
     for name in options:
         if name not in accepted:
             raise ValueError(f"{key}[{name!r}] is unknown: {owner.__name__} has {', '.join(accepted) or 'no options'}.")

@@ -71,7 +71,7 @@ class TeamEnvRunner(RolloutWorker):
             vectorize = getattr(envs[0], "vectorize", None)
             # Rendered envs are stepped one by one.
             drawn = getattr(envs[0], "render_mode", None) is not None
-            self._games = (vectorize(len(envs)) if vectorize and not drawn else None) or TeamGames(envs)
+            self._games = vectorize(len(envs)) if vectorize and not drawn else TeamGames(envs)
         return self._games
 
     @override(RolloutWorker)
@@ -159,7 +159,7 @@ class TeamEnvRunner(RolloutWorker):
             step += 1
             steps_played += len(live)
             self._record(episodes, games, live, step)
-            warn_of_long_episode(str(self.config.env), step)
+            warn_of_long_episode(getattr(self.config.env, "__name__", self.config.env), step)
             if self._calls_on_episode_step:
                 for env, reward in zip(live.tolist(), rewards, strict=True):
                     trackers[env].step()

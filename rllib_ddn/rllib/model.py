@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from rllib_ddn.learning.distillation import TERMS, Distillation, DistillationTerm
 from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
+from rllib_ddn.learning.targets import td_targets
 from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
 from rllib_ddn.learning.update import HOST, INTRINSIC, Update
 from rllib_ddn.learning.value_decomposition import ValueDecomposition
@@ -66,7 +68,8 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
     def make_host(self, agent: TeamNetwork, config: Mapping[str, Any]) -> ValueDecomposition:
         """A host with this agent network and the config's mixer."""
         mixer = class_of(config["mixer"], MIXERS)(self.sizes, **config["mixer_config"])
-        return ValueDecomposition(agent, mixer, gamma=config["gamma"], double_q=config["double_q"], td_lambda=config["td_lambda"])
+        targets = config["targets"] or partial(td_targets, td_lambda=config["td_lambda"])
+        return ValueDecomposition(agent, mixer, gamma=config["gamma"], double_q=config["double_q"], targets=targets)
 
     @property
     def networks(self) -> dict[str, TeamNetwork]:

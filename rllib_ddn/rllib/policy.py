@@ -195,11 +195,12 @@ class ValueDecompositionPolicy(TorchPolicyV2):
 
     def _encode(self, batched: Any, needs_state: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Batched observations of the Tuple space as obs, state and action mask."""
-        agents = [agent if isinstance(agent, dict) else {OBS: agent} for agent in batched]
-        rows = [
-            encode([{k: v[b] for k, v in agent.items()} for agent in agents], self.observation_space, self.spec, needs_state)
-            for b in range(len(agents[0][OBS]))
-        ]
+        if isinstance(batched, np.ndarray) and batched.dtype == object:  # [B, N] of Dicts, from Algorithm.compute_actions()
+            teams = [list(team) for team in batched]
+        else:
+            agents = [agent if isinstance(agent, dict) else {OBS: agent} for agent in batched]
+            teams = [[{k: v[b] for k, v in agent.items()} for agent in agents] for b in range(len(agents[0][OBS]))]
+        rows = [encode(team, self.observation_space, self.spec, needs_state) for team in teams]
         obs, state, mask = map(np.stack, zip(*rows, strict=True))
         return obs, state, mask
 

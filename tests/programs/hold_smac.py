@@ -1,0 +1,14 @@
+"""Starts a game of the stand-in of smac, prints its process id and waits: ``FOLDER`` of the stand-in."""
+
+import sys
+
+sys.path.insert(0, sys.argv[1])
+
+import numpy as np
+
+from rllib_ddn.envs.smac import SMACGames
+
+games = SMACGames(1, {"map_name": "3s_vs_5z"})
+games.reset(np.arange(1))
+print(games._games[0]._env._sc2_proc._proc.pid, flush=True)
+sys.stdin.read()
