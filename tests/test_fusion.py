@@ -1,4 +1,4 @@
-"""The fusion blocks equal the paper's ``x W + B`` with W materialized, in value and gradient."""
+"""The fusion blocks equal the paper's ``x W + B`` with W materialized, in value and gradient, and start as they should."""
 
 import pytest
 import torch
@@ -6,47 +6,91 @@ import torch
 from rllib_ddn.networks import IndependentObservationBlock, PersonalizationFusionBlock
 
 M, N, X, Z, D, K = 700, 3, 11, 9, 8, 5  # M * N rows: several chunks, the last one not full
+BLOCKS = [PersonalizationFusionBlock, IndependentObservationBlock]
 
 
 def naive(block, x, z):
     """``x W(z) + B(z)`` as it is printed: W built for every row."""
     h = torch.relu(block.hyper(z))
     *a, c = block.weight.view(X, K + 1, D).transpose(0, 1)
-    *b, d = block.bias.view(K + 1, D)
-    w, bias = torch.zeros(*z.shape[:-1], X, D) + c, torch.zeros(*z.shape[:-1], D) + d
+    w = torch.zeros(*z.shape[:-1], X, D, dtype=x.dtype) + c
     for k in range(K):
         w = w + h[..., k, None, None] * a[k]
-        bias = bias + h[..., k, None] * b[k]
-    return (x.unsqueeze(-2) @ w).squeeze(-2) + bias
+    b = z @ block.bias.weight.t() + block.bias.bias
+    return (x.unsqueeze(-2) @ w).squeeze(-2) + b
 
 
-@pytest.mark.parametrize("kind", [PersonalizationFusionBlock, IndependentObservationBlock])
-def test_factorized_equals_materialized(kind):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_factorized_equals_materialized(kind, dtype):
     torch.manual_seed(0)
-    block = kind(X, Z, D, K)
-    z = torch.randn(M, N, Z)
+    block = kind(X, Z, D, K).to(dtype)
+    torch.nn.init.normal_(block.weight)
+    z = torch.randn(M, N, Z, dtype=dtype)
     shared = kind is PersonalizationFusionBlock
-    x = torch.randn(M, X) if shared else torch.randn(M, N, X)
+    x = torch.randn(M, X, dtype=dtype) if shared else torch.randn(M, N, X, dtype=dtype)
     everyone = x.unsqueeze(1).expand(M, N, X) if shared else x
-    weights = torch.randn(M, N, D)  # of a loss in which every output matters
+    w, b = block.materialized(z)
+    written = (everyone.unsqueeze(-2) @ w).squeeze(-2) + b
+    weights = torch.randn(M, N, D, dtype=dtype)  # of a loss in which every output matters
 
     results = []
-    for output in (block(x, z), naive(block, everyone, z)):
+    for output in (block(x, z), written, naive(block, everyone, z)):
         block.zero_grad()
-        (output * weights).mean().backward()
+        ((output * weights).sum() / M).backward()
         results.append([output.detach(), *(p.grad.clone() for p in block.parameters())])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 1e-10, "atol": 1e-12}
+    for ours, materialized, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, **tolerance)
+        torch.testing.assert_close(materialized, theirs, **tolerance)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_gradients_by_finite_differences(kind):
+    torch.manual_seed(0)
+    block = kind(3, 4, 2, 3).double()
+    z, x = torch.randn(4, 2, 4).double(), torch.randn(4, 2, 3).double()
+    x = x[:, 0] if kind is PersonalizationFusionBlock else x
+    names = [name for name, _ in block.named_parameters()]
+
+    def output(*parameters):
+        return torch.func.functional_call(block, dict(zip(names, parameters, strict=True)), (x, z))
+
+    assert torch.autograd.gradcheck(output, tuple(p.detach().requires_grad_() for p in block.parameters()))
+
+
+def one_hots(*shape, density=0.08):
+    return (torch.rand(shape) < density).float()
+
+
+def units(*shape):
+    """Like SMAC's: half of the features are of units that are dead or out of sight."""
+    return one_hots(*shape, density=0.5) * (torch.rand(shape) * 1.3 - 0.3)
+
+
+@pytest.mark.parametrize(
+    ("make", "state_dim", "obs_dim"),
+    [(one_hots, 400, 50), (one_hots, 200, 50), (torch.rand, 50, 20), (torch.randn, 50, 20), (units, 322, 176), (units, 27, 17)],
+)
+def test_x_w_starts_small_beside_b(make, state_dim, obs_dim):
+    """Over time steps and agents, ``x W`` has about a tenth of B's variance, whatever the size and density of x."""
+    torch.manual_seed(0)
+    state, obs = make(500, state_dim), make(500, 8, obs_dim)
+    z = torch.cat([obs, one_hots(500, 8, 14)], -1)
+    variance = lambda rows: rows.flatten(0, -2).var(0).mean().item()  # noqa: E731
+    for kind, x in (PersonalizationFusionBlock, state), (IndependentObservationBlock, obs):
+        block = kind(x.shape[-1], z.shape[-1], 64, 8)
+        b = block.bias(z.clone()).detach()
+        assert 0.03 < variance(block(x, z).detach() - b) / variance(b) < 0.3
 
 
 def test_every_agent_has_weights_of_its_own():
     torch.manual_seed(0)
-    block = PersonalizationFusionBlock(X, Z, D, K)
-    z, state = torch.randn(1, N, Z), torch.randn(1, X)
-    w, b = block.materialized(z)
+    w, b = PersonalizationFusionBlock(X, Z, D, K).materialized(torch.randn(1, N, Z))
     assert w.shape == (1, N, X, D)
-    torch.testing.assert_close((state[:, None, None] @ w).squeeze(2) + b, block(state, z), rtol=1e-5, atol=1e-5)
-    assert (w[0, 0] - w[0, 1]).abs().max() > 0.1
+    assert b.shape == (1, N, D)
+    for weights in (w, b):
+        assert (weights[0, 0] - weights[0, 1]).abs().max() > 0.1 * weights.abs().max()
 
 
 def test_nothing_as_large_as_w_is_kept():

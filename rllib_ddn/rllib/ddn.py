@@ -73,8 +73,8 @@ class DDNConfig(ValueDecompositionConfig):
         'it is; Table 3), "concatenated" (the agent networks see ``z_i`` beside the blocks\' output), or a subclass of '
         ":class:`rllib_ddn.Leader`, which names its follower.",
     )
-    fusion_embed_dim: int = key(32, COUNT, "D, size of S_hat and o_hat.")
-    fusion_hyper_dim: int = key(16, COUNT, "K, hidden size of the hypernetworks that generate W and B.")
+    fusion_embed_dim: int = key(64, COUNT, "D, size of S_hat and o_hat.")
+    fusion_hyper_dim: int = key(8, COUNT, "K, hidden size of the hypernetwork that generates W.")
     block_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_B (Equation 6); 0 switches it off (Table 4).")
     q_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_Q, likewise.")
     feature_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_F, likewise.")
