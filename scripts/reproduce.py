@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -198,7 +199,11 @@ def run(found: list[Trial], storage: Path, table: str, steps: int, cpus: int | N
     grid = storage / f"{table}.yaml"
     grid.write_text(yaml.safe_dump(experiments, sort_keys=False))
     command = [sys.executable, "-m", "rllib_ddn.cli", "train", "file", str(grid), "--storage-path", str(storage)]
-    return subprocess.run([*command, *(["--ray-num-cpus", str(cpus)] if cpus else [])], check=False).returncode
+    with subprocess.Popen([*command, *(["--ray-num-cpus", str(cpus)] if cpus else [])]) as child:
+        # The child saves its trials when it is interrupted; a terminal sends it Ctrl-C by itself.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        return child.wait()
 
 
 def load(found: list[Trial], storage: Path) -> pd.DataFrame:

@@ -10,9 +10,11 @@ os.environ["RAY_ADDRESS"] = "local"  # a cluster of the tests' own
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # processes that no test may need
 os.environ.setdefault("RAY_worker_niceness", "0")  # with Ray's 15, its workers wait for everybody else
+os.environ.setdefault("RLLIB_TEST_NO_JAX_IMPORT", "1")  # RLlib's own, in every process
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-# Ray's workers and the programs import ``support``, too.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+# Ray's workers and the programs import ``support``, and this very checkout's package.
+TESTS = Path(__file__).parent
+os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import pytest
 import ray

@@ -1,16 +1,23 @@
 """The ``rllib`` command, as a user types it."""
 
+import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
 
+from rllib_ddn.cli import app
+from rllib_ddn.cli.experiments import check, complete, load, samplers
+from rllib_ddn.cli.options import TrainOptions
 from support.configs import SMALL_GAME
 
 EXAMPLES = Path(__file__).parent.parent / "tuned_examples"
@@ -24,11 +31,9 @@ SMALL = {
 }
 
 
-def rllib(*arguments, code=0, cwd=None):
+def rllib(*arguments, code=0, cwd=None, command=(sys.executable, "-m", "rllib_ddn.cli")):
     """Runs the command in a process of its own; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "rllib_ddn.cli", *map(str, arguments)], capture_output=True, text=True, timeout=400, cwd=cwd
-    )
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=400, cwd=cwd)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout if code == 0 else done.stderr
 
@@ -86,7 +91,8 @@ def test_tensorboard_has_the_curves(trained):
 def test_evaluate_a_checkpoint_and_save_gifs(trained, tmp_path):
     trial = trial_folders(trained[0])[0]
     (checkpoint,) = trial.glob("checkpoint_*")
-    both = json.loads(rllib("evaluate", checkpoint, "--algo", "DDN", "--episodes", 4, "--out", tmp_path / "out.json"))
+    name = checkpoint.name  # a relative path
+    both = json.loads(rllib("evaluate", name, "--algo", "DDN", "--episodes", 4, "--out", tmp_path / "out.json", cwd=trial))
     assert set(both) == {"leader", "follower", "knowledge_transfer"}
     assert json.loads((tmp_path / "out.json").read_text()).keys() == both.keys()
     one = json.loads(rllib("evaluate", checkpoint, "--episodes", 4, "--network", "leader", "--save-gif", tmp_path / "gifs"))
@@ -97,6 +103,24 @@ def test_evaluate_a_checkpoint_and_save_gifs(trained, tmp_path):
     # Equal neighbouring frames are merged in a GIF.
     assert np.mean(lengths) <= one["leader"]["episode_len_mean"]
     assert Image.open(gifs[0]).size == (96, 96)
+
+
+def test_a_game_in_the_current_directory(tmp_path):
+    """In Ray's workers too, and when the checkpoint is evaluated."""
+    (tmp_path / "my_game.py").write_text(
+        "from mpe2 import simple_spread_v3\n\n"
+        "def make(**options):\n    return simple_spread_v3.parallel_env(N=2, max_cycles=4, **options)\n"
+    )
+    config = {k: v for k, v in SMALL.items() if k != "env_config"} | {"num_env_runners": 1}
+    game = ["--env", "pettingzoo", "--env-config", json.dumps({"env": "my_game:make"})]
+    stop = ["--stop", '{"training_iteration": 1}', "--storage-path", "results", "--ray-num-cpus", 2]
+    # As the console script runs: without -P the interpreter itself would put the current directory on the path.
+    command = [sys.executable, "-P", "-c", "from rllib_ddn.cli import main; main()"]
+    out = rllib("train", "--algo", "DDN", *game, *stop, "--config", json.dumps(config), cwd=tmp_path, command=command)
+    assert "/tmp/ray/session" not in out
+    (line,) = [line for line in out.splitlines() if line.startswith("  rllib evaluate ")]
+    played = json.loads(rllib(*line.split()[1:], "--episodes", 2, cwd=tmp_path, command=command))
+    assert played["leader"]["episode_len_mean"] == 4
 
 
 def test_resume_finishes_an_experiment(trained):
@@ -125,10 +149,15 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
         "from ray.rllib.algorithms.ppo import PPOConfig\n"
         "config = PPOConfig().environment('CartPole-v1').env_runners(num_env_runners=1)\n"
         "config.training(train_batch_size_per_learner=200, minibatch_size=100, num_epochs=1)\n"
+        "def nice(*, algorithm, **info):\n"
+        "    import os, pathlib\n"
+        f"    pathlib.Path({str(tmp_path / 'niceness')!r}).write_text(str(os.nice(0)))\n"
+        "config.callbacks(on_algorithm_init=nice)\n"
         "stop = {'training_iteration': 1}\n"
     )
     out = rllib("train", "file", tmp_path / "cartpole.py", "--storage-path", tmp_path, "--ray-num-cpus", 3, "--checkpoint-at-end")
     assert "terminated" in out
+    assert (tmp_path / "niceness").read_text() == str(os.nice(0))  # in Ray's worker, whose own default is 15
     (checkpoint,) = tmp_path.glob("cartpole/*/checkpoint_*")
     played = json.loads(rllib("evaluate", checkpoint, "--algo", "PPO", "--episodes", 2))
     assert played["episode_return_mean"] > 5
@@ -141,8 +170,16 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
         (["train", "file", "nowhere.yaml"], "there is no file nowhere.yaml"),
         (["train", "--algo", "DDN", "--config", "{nope"], "--config is not JSON"),
         (["train", "--algo", "DDN"], "names no env"),
-        (["train", "--algo", "DNN", "--env", "predator_prey"], "DNN"),
-        (["train", "--algo", "DDN", "--env", "predator_pray"], "predator_pray"),
+        (["train", "--algo", "DNN", "--env", "predator_prey"], "there is no algorithm 'DNN'; did you mean 'VDN', 'DQN', 'DDN'?"),
+        (["train", "--algo", "ppo", "--env", "CartPole-v1"], "did you mean 'PPO'"),
+        (["train", "--algo", "DDN", "--env", "predator_pray"], "there is no env 'predator_pray'; did you mean 'predator_prey'?"),
+        (["train", "--algo", "PPO", "--env", "CartPole-v7"], "there is no env 'CartPole-v7'; did you mean 'CartPole-v1'"),
+        (["train", "--algo", "PPO", "--env", "nowhere.Game"], "the env 'nowhere.Game' cannot be imported"),
+        (["train", "--algo", "DDN", "--stop", "5"], """--stop is a JSON object such as '{"timesteps_total": 100000}'; got 5"""),
+        (["train", "--algo", "DDN", "--stop", '{"timesteps_total": "all"}'], "takes a number"),
+        (["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", "/dev/null/x"], "cannot be written to /dev/null/x"),
+        (["train", "--algo", "DDN", "--env", "predator_prey", "--scheduler", "asha2"], "asha2"),
+        (["train", "--stop", "{}", "--algo", "DDN", "file", "x.yaml"], "options go after the file"),
         (["train", "--algo", "DDN", "--env", "CartPole-v1"], "is not a MultiAgentEnv"),
         (["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"mixer": "sum"}'], "mixer is one of"),
         (["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"mask_prob": 1}'], "did you mean 'mask_probability'?"),
@@ -157,29 +194,66 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
         (["evaluate", "nowhere"], "nowhere is not a checkpoint"),
     ],
 )
-def test_errors_are_one_line_and_exit_2(arguments, message, tmp_path):
-    error = rllib(*arguments, code=2, cwd=tmp_path)
-    (line,) = [line for line in error.splitlines() if line.startswith("rllib: ")]
+def test_errors_are_one_line_and_exit_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2, done.output
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("rllib: ")]
     assert message in line
-    assert "Traceback" not in error
+    assert "Traceback" not in done.output
 
 
-def variants(value):
-    """Every dict in a config, to look into."""
-    yield value
-    for item in value.values():
-        if isinstance(item, dict):
-            yield from variants(item)
+def test_an_error_ends_the_process_with_code_2(tmp_path):
+    (line,) = rllib("train", "file", "nowhere.yaml", code=2, cwd=tmp_path).splitlines()
+    assert line == "rllib: there is no file nowhere.yaml."
+
+
+def test_options_win_over_the_file():
+    file = {
+        "run": "DDN",
+        "env": "predator_prey",
+        "stop": {"timesteps_total": 10},
+        "checkpoint_freq": 3,
+        "config": {
+            "env_config": {"grid_size": 4, "penalty": 1.0},
+            "replay_buffer_config": {"capacity": 50},
+            "lr": {"grid_search": [1, 2]},
+            "gamma": 0.5,
+        },
+    }
+
+    def completed(**options):
+        experiments = {"a": copy.deepcopy(file)}
+        complete(experiments, TrainOptions(**options))
+        return experiments["a"]
+
+    spec = completed(config='{"lr": 3, "replay_buffer_config": {"type": "x"}}', env_config='{"penalty": 0.0}')
+    assert spec["config"]["lr"] == 3
+    assert spec["config"]["gamma"] == 0.5
+    assert spec["config"]["replay_buffer_config"] == {"capacity": 50, "type": "x"}
+    assert spec["config"]["env_config"] == {"grid_size": 4, "penalty": 0.0}
+    assert spec["stop"] == {"timesteps_total": 10}
+    assert spec["checkpoint_config"]["checkpoint_frequency"] == 3
+    other = completed(env="smax", env_config='{"map_name": "3m"}', stop='{"training_iteration": 1}', checkpoint_freq=7)
+    assert (other["config"]["env"], other["config"]["env_config"]) == ("smax", {"map_name": "3m"})  # nothing of the old env's
+    assert other["stop"] == {"training_iteration": 1}
+    assert other["checkpoint_config"]["checkpoint_frequency"] == 7
+
+
+def test_both_train_commands_have_the_same_options():
+    train, file = (typer.main.get_command(app).commands["train"], typer.main.get_command(app).commands["train"].commands["file"])
+    names = [{option for p in command.params for option in p.opts} for command in (train, file)]
+    assert names[0] - names[1] == {"--algo", "--run", "-a", "-r", "--experiment-name", "-n"}
+    assert names[1] - names[0] == {"config_file"}
+    assert {"--config", "--env", "--env-config", "--stop", "-s", "--resume", "-vv"} <= names[1]
 
 
 def accept(path):
     """Builds the config of all variants of a file, and the env."""
-    from rllib_ddn.cli import _check, _load, _samplers
-
-    experiments = _load(path)
+    experiments = load(path)
     for name, spec in experiments.items():
-        spec["config"] = _samplers({**spec["config"], "env": spec.pop("env")})
-        _check(name, spec)
+        spec["config"] = samplers({**spec["config"], "env": spec.pop("env")})
+        check(name, spec)
         assert spec["stop"]["timesteps_total"] > 0
     return experiments
 

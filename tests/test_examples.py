@@ -53,8 +53,7 @@ def test_a_term_of_ones_own_in_the_place_of_l_q(build):
 
 
 def test_a_mixer_of_ones_own_is_trained(build):
-    """On an env runner in another process, too, which has no mixer."""
-    algo = build(example_config(mixer, ("mixer", "mixer_config")).env_runners(num_env_runners=1))
+    algo = build(example_config(mixer, ("mixer", "mixer_config")))
     weights = algo.get_policy().model.host.mixer.w
     np.testing.assert_allclose(weights.detach(), 0.1)
     for _ in range(3):

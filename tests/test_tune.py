@@ -29,7 +29,7 @@ def test_tune_run_with_a_grid_and_a_sampler(tmp_path):
 
 
 def test_tuner_with_a_config_object(tmp_path):
-    config = small_config(mask_probability=tune.grid_search([0.1, 0.9]))
+    config = small_config(mask_probability=tune.uniform(0.1, 0.2))
     tuner = tune.Tuner(
         "DDN",
         param_space=config,
@@ -37,7 +37,8 @@ def test_tuner_with_a_config_object(tmp_path):
     )
     results = tuner.fit()
     assert not results.errors
-    assert sorted(result.config["mask_probability"] for result in results) == [0.1, 0.9]
+    (result,) = results
+    assert 0.1 <= result.config["mask_probability"] <= 0.2
 
 
 def test_worker_processes_need_no_import(tmp_path):

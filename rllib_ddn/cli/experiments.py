@@ -1,0 +1,256 @@
+"""What `rllib train` is to run: experiments from a file or from options, completed and checked."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import yaml
+from ray import tune
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.registry import ALGORITHMS
+from ray.train.constants import DEFAULT_STORAGE_PATH
+from ray.tune.experiment import Experiment
+from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, _global_registry, get_trainable_cls
+from ray.tune.search.variant_generator import generate_variants
+
+import rllib_ddn
+from rllib_ddn.cli.interruption import DiskWatch
+from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
+
+SAMPLERS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randn", "randint", "qrandint", "lograndint")
+OLD_CHECKPOINT_KEYS = {
+    "checkpoint_freq": "checkpoint_frequency",
+    "checkpoint_at_end": "checkpoint_at_end",
+    "keep_checkpoints_num": "num_to_keep",
+    "checkpoint_score_attr": "checkpoint_score_attribute",
+}
+# What an experiment of a file may have: Tune's settings, and those of Ray 2.41's files.
+KEYS = {*inspect.signature(Experiment).parameters, "env", "scheduler", "scheduler_config", *OLD_CHECKPOINT_KEYS} - {"name"}
+
+
+def load(path: Path) -> dict[str, dict[str, Any]]:
+    """Experiments from a yaml or Python file, by name."""
+    if not path.is_file():
+        fail(f"there is no file {path}.")
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            experiments = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            fail(f"{path} is not yaml: {' '.join(str(error).split())}")
+        if not isinstance(experiments, dict) or not all(isinstance(spec, dict) for spec in experiments.values()):
+            fail(f"{path} must map experiment names to their settings (run, env, stop, config).")
+        return experiments
+    if path.suffix != ".py":
+        fail(f"{path} is neither .yaml nor .py.")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec
+    assert module_spec.loader
+    module = importlib.util.module_from_spec(module_spec)
+    with one_line_errors():
+        module_spec.loader.exec_module(module)
+    if not hasattr(module, "config"):
+        fail(f"{path} has no variable `config`: make it an AlgorithmConfig.")
+    config = module.config
+    algo = config.algo_class.__name__
+    return {path.stem: {"run": algo, "config": config.to_dict(), "stop": getattr(module, "stop", {})}}
+
+
+def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> tuple[str, dict[str, Any]]:
+    """Puts the options into the experiments, in place; the options win.
+
+    Returns:
+        The scheduler's name and arguments.
+    """
+    config = parse_object("--config", options.config, '{"lr": 0.0005}')
+    env_config = parse_object("--env-config", options.env_config, '{"penalty": 2.0}')
+    stop = parse_object("--stop", options.stop, '{"timesteps_total": 100000}')
+    schedulers = []
+    for name, spec in experiments.items():
+        for key in spec.keys() - KEYS:
+            fail(f"the experiment {name!r} has an unknown key {key!r}{_nearest(key, KEYS)}")
+        spec["config"] = spec.get("config") or {}
+        if "env" in spec:
+            spec["config"]["env"] = spec.pop("env")
+        env = options.env or config.get("env")
+        if env and env != spec["config"].get("env"):
+            spec["config"]["env"] = env
+            spec["config"].pop("env_config", None)  # the other env's
+        spec["config"] = _merged(spec["config"], config)
+        if env_config:
+            spec["config"] = _merged(spec["config"], {"env_config": env_config})
+        if stop:
+            spec["stop"] = stop
+        for limit, value in (spec.get("stop") or {}).items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                fail(f"to stop at {limit} takes a number, as in --stop '{{\"{limit}\": 100000}}'; got {json.dumps(value)}")
+        for option in ("num_samples", "restore", "storage_path"):
+            if getattr(options, option) is not None:
+                spec[option] = getattr(options, option)
+        spec.setdefault("storage_path", DEFAULT_STORAGE_PATH)
+        if "://" not in spec["storage_path"]:
+            spec["storage_path"] = str(Path(spec["storage_path"]).expanduser().absolute())
+        if "restore" in spec:
+            spec["restore"] = str(Path(spec["restore"]).expanduser().absolute())
+        spec["checkpoint_config"] = _checkpoint_config(spec, options)
+        schedulers.append((spec.pop("scheduler", None), spec.pop("scheduler_config", {})))
+        spec["config"] = samplers(spec["config"])
+        if options.v or options.vv:
+            spec["config"]["log_level"] = "DEBUG" if options.vv else "INFO"
+    if len({json.dumps(scheduler, sort_keys=True) for scheduler in schedulers}) > 1:
+        fail("the experiments of one file share one scheduler; give them the same, or use several files.")
+    scheduler, arguments = schedulers[0]
+    if options.scheduler:
+        scheduler = options.scheduler
+        arguments = parse_object("--scheduler-config", options.scheduler_config, '{"grace_period": 10}')
+    return scheduler or "fifo", arguments
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """``old`` with ``new``'s values, key by key at any depth; what Tune is to search is replaced as a whole."""
+    result = dict(old)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(old.get(key), dict)
+        result[key] = _merged(old[key], value) if both and not (_is_search(value) or _is_search(old[key])) else value
+    return result
+
+
+def _is_search(value: dict[str, Any]) -> bool:
+    """Whether a dict is ``{grid_search: [values]}`` or ``{tune.NAME: [arguments]}``."""
+    return len(value) == 1 and str(next(iter(value))).startswith(("grid_search", "tune."))
+
+
+def samplers(value: Any) -> Any:
+    """Replaces ``{tune.NAME: [arguments]}`` by Tune's sampler of that name, at any depth."""
+    if isinstance(value, list):
+        return [samplers(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    key, arguments = next(iter(value.items()), ("", []))
+    if len(value) == 1 and str(key).startswith("tune."):
+        name = key.removeprefix("tune.")
+        if name not in SAMPLERS:
+            fail(f"{key} is no sampler of Ray Tune; tune.choice, tune.uniform and tune.loguniform are.")
+        return tune.choice(arguments) if name == "choice" else getattr(tune, name)(*arguments)
+    return {k: samplers(item) for k, item in value.items()}
+
+
+def _checkpoint_config(spec: dict[str, Any], options: TrainOptions) -> dict[str, Any]:
+    """The checkpoint options of Ray 2.41's command and files, in Tune's present form."""
+    config = dict(spec.pop("checkpoint_config", {}))
+    for old, new in OLD_CHECKPOINT_KEYS.items():
+        if old in spec:
+            config[new] = spec.pop(old)
+        if getattr(options, old) is not None:
+            config[new] = getattr(options, old)
+    score = config.get("checkpoint_score_attribute") or ""
+    if score.startswith("min-"):
+        config["checkpoint_score_attribute"], config["checkpoint_score_order"] = score.removeprefix("min-"), "min"
+    return config
+
+
+def checkpoint_by_default(experiments: dict[str, dict[str, Any]]) -> set[str]:
+    """Lets algorithms checkpoint where neither file nor options say otherwise: at the end, and by the clock,
+    of which the last two are kept.
+
+    Returns:
+        The experiments to checkpoint by the clock.
+    """
+    by_the_clock = set()
+    for name, spec in experiments.items():
+        if issubclass(get_trainable_cls(spec["run"]), Algorithm):
+            config = spec["checkpoint_config"]
+            config.setdefault("checkpoint_at_end", True)
+            if "checkpoint_frequency" not in config:
+                config.setdefault("num_to_keep", 2)
+                by_the_clock.add(name)
+    return by_the_clock
+
+
+def check(name: str, spec: dict[str, Any]) -> None:
+    """Builds the config of every variant here, where an error is a line and not a worker's traceback.
+
+    Raises:
+        ValueError: something in the experiment is not accepted.
+    """
+    if not isinstance(spec.get("run"), str):
+        raise ValueError(f"the experiment {name!r} names no algorithm: add `run: DDN`.")
+    if spec["run"] not in ALGORITHMS and not _global_registry.contains(TRAINABLE_CLASS, spec["run"]):
+        ours = [key for key, value in vars(rllib_ddn).items() if inspect.isclass(value) and issubclass(value, Algorithm)]
+        raise ValueError(f"there is no algorithm {spec['run']!r}{_nearest(spec['run'], [*ours, *ALGORITHMS])}")
+    algo = get_trainable_cls(spec["run"])
+    if not issubclass(algo, Algorithm):
+        return
+    if not spec["config"].get("env"):
+        raise ValueError(f"the experiment {name!r} names no env: add `env: predator_prey`, or --env.")
+    checked_envs = []
+    for _, variant in generate_variants(spec["config"]):
+        _check_env_name(variant["env"])
+        config = algo.get_default_config().update_from_dict(variant)
+        config.validate()
+        if is_ours(algo) and config.env_config not in checked_envs:
+            config.check_env()
+            checked_envs.append(config.env_config)
+
+
+def is_ours(algo: type) -> bool:
+    """Whether an algorithm is one of this package."""
+    return issubclass(algo, rllib_ddn.ValueDecomposition)
+
+
+def _check_env_name(env: Any) -> None:
+    """Looks a name up as RLlib does: registered, else MODULE.CLASS, else Gymnasium's.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if not isinstance(env, str) or _global_registry.contains(ENV_CREATOR, env) or env.startswith("ale_py:ALE/"):
+        return
+    if "." in env:
+        module, _, name = env.rpartition(".")
+        try:
+            getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"the env {env!r} cannot be imported: {error}") from None
+        return
+    try:
+        gymnasium.spec(env)
+    except (gymnasium.error.Error, ImportError):
+        raise ValueError(f"there is no env {env!r}{_nearest(env, [*rllib_ddn.ENVS, *gymnasium.registry])}") from None
+
+
+def check_storage(name: str, spec: dict[str, Any]) -> None:
+    """Writes a file where results are to go.
+
+    Raises:
+        ValueError: one cannot, or the disk is full.
+    """
+    if "://" in spec["storage_path"]:
+        return
+    folder = Path(spec["storage_path"]) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b" ")
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise ValueError(f"results cannot be written to {folder} ({error.strerror}): name another --storage-path.") from None
+    if free < DiskWatch.RESERVE:
+        raise ValueError(f"only {free / 1e6:.0f} MB are left on the disk of {folder}: free some, or name another --storage-path.")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """The rest of a sentence on an unknown name."""
+    names = sorted(names)
+    by_case = {other.lower(): other for other in names}
+    near = [by_case[other] for other in difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.5)]
+    return f"; did you mean {', '.join(map(repr, near))}?" if near else f"; there are {', '.join(names[:20])}."

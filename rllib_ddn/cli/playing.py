@@ -1,0 +1,73 @@
+"""What `rllib evaluate` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.checkpoints import get_checkpoint_info
+
+from rllib_ddn.cli.experiments import is_ours
+from rllib_ddn.cli.resume import check_checkpoint
+from rllib_ddn.rllib.evaluation import evaluate_checkpoint
+
+
+def play(
+    checkpoint: Path,
+    algo_name: str | None,
+    env: str | None,
+    changes: dict[str, Any],
+    episodes: int,
+    network: str,
+    render: bool,
+    save_gif: Path | None,
+    save_replay: Path | None,
+) -> dict[str, Any]:
+    """Plays greedy episodes from a checkpoint; the arguments are the command's options.
+
+    Raises:
+        ValueError: the checkpoint or an option is not accepted.
+    """
+    checkpoint = checkpoint.expanduser().absolute()
+    check_checkpoint(checkpoint)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    try:
+        info = get_checkpoint_info(str(checkpoint))
+        if float(str(info["checkpoint_version"])) >= 2.0:  # RLlib's new API stack
+            algo = Algorithm.from_checkpoint(str(checkpoint))
+            algo_class, config = type(algo), algo.config.copy(copy_frozen=False)
+            algo.stop()
+        else:
+            state = Algorithm._checkpoint_info_to_algorithm_state(info)
+            algo_class = state["algorithm_class"]
+            config = algo_class.get_default_config().update_from_dict(dict(state["config"]))
+        if algo_name and algo_name != algo_class.__name__:
+            raise ValueError(f"--algo is {algo_name}, but the checkpoint is of {algo_class.__name__}.")
+        if env:
+            config.environment(env)
+        config.update_from_dict({"num_env_runners": 0, "evaluation_num_env_runners": 0, "evaluation_interval": 1, **changes})
+        config.evaluation(evaluation_duration=episodes, evaluation_duration_unit="episodes")
+        if save_replay:
+            if config.env != "smac":
+                raise ValueError(f"--save-replay is for the env smac; this is {config.env}. --save-gif draws others.")
+            config.environment(env_config={**config.env_config, "save_replay": True, "replay_dir": str(save_replay.absolute())})
+        if is_ours(algo_class):
+            networks = config.networks if network == "both" else (network,)
+            if not set(networks) <= set(config.networks):
+                raise ValueError(f"--network {network}: {algo_class.__name__} has no such network, leave it out.")
+            return evaluate_checkpoint(config, checkpoint, networks, episodes, render, save_gif)
+        if render or save_gif:
+            raise ValueError(f"--render and --save-gif draw the algorithms of this package, not {algo_class.__name__}.")
+        algo = config.build_algo()
+        algo.restore_from_path(str(checkpoint)) if config.enable_rl_module_and_learner else algo.restore(str(checkpoint))
+        played = algo.evaluate()["env_runners"]
+        algo.stop()
+        return {
+            key: played[key]
+            for key in ("episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean")
+            if key in played
+        }
+    finally:
+        ray.shutdown()

@@ -1,0 +1,133 @@
+"""What a training leaves and shows while it runs: result files, checkpoints by the clock, the live table."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from pyarrow.fs import FileSelector, LocalFileSystem, copy_files
+from ray.tune import Callback, CLIReporter
+from ray.tune.experiment import Trial
+from ray.tune.logger import CSVLoggerCallback
+from ray.tune.result import SHOULD_CHECKPOINT
+
+
+class CheckpointInTime(Callback):
+    """Checkpoints a trial at the first result that is ``SECONDS`` after its last checkpoint."""
+
+    SECONDS = 120.0
+
+    def __init__(self, experiments: Collection[str]) -> None:
+        """Args: experiments: the names of those whose trials are checkpointed so."""
+        self._experiments = experiments
+        self._last: dict[str, float] = {}  # of trial ids, when they started or were saved
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._last[trial.trial_id] = time.monotonic()
+
+    on_trial_save = on_trial_start
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
+        if trial.storage.experiment_dir_name in self._experiments and time.monotonic() - self._last[trial.trial_id] >= self.SECONDS:
+            result[SHOULD_CHECKPOINT] = True
+
+
+class KeepResults(Callback):
+    """Brings each trial's results to where they are stored, at the latest when a checkpoint is. Of several
+    experiments in one run, Tune itself does so for the first only (ray-project/ray issue 48757), and a
+    run that is killed would leave fewer results than its checkpoint has."""
+
+    SECONDS = 30.0
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+        self._told = False
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
+        if time.monotonic() - self._last.get(trial.trial_id, -self.SECONDS) >= self.SECONDS:
+            self.on_trial_complete(iteration, trials, trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._last[trial.trial_id] = time.monotonic()
+        storage = trial.storage
+        try:
+            storage.storage_filesystem.create_dir(storage.trial_fs_path)
+            copy_files(trial.local_path, storage.trial_fs_path, LocalFileSystem(), storage.storage_filesystem)
+            self._told = False
+        except OSError as error:
+            if not self._told:
+                typer.echo(f"rllib: results cannot be written to {trial.path} ({error}); they are in {trial.local_path}", err=True)
+            self._told = True
+
+    on_trial_save = on_trial_complete
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Also removes a checkpoint that could not be written to its end, as on a full disk."""
+        storage = trial.storage
+        whole = Path(trial.checkpoint.path).name if trial.checkpoint else ""
+        for found in storage.storage_filesystem.get_file_info(FileSelector(storage.trial_fs_path, allow_not_found=True)):
+            if found.base_name.startswith("checkpoint_") and found.base_name > whole:
+                storage.storage_filesystem.delete_dir(found.path)
+        self.on_trial_complete(iteration, trials, trial)
+
+
+class ContinuedCSVLogger(CSVLoggerCallback):
+    """Tune's ``progress.csv``, which keeps its columns when a trial is resumed: Tune takes those of the next result."""
+
+    def _setup_trial(self, trial: Trial) -> None:
+        super()._setup_trial(trial)
+        if self._trial_continue[trial]:
+            with Path(trial.local_path, "progress.csv").open(newline="") as file:
+                self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], next(csv.reader(file)))
+
+
+class Reporter(CLIReporter):
+    """Tune's live table, with leader and follower beside RLlib's own columns, and how long it will take."""
+
+    def __init__(self) -> None:
+        columns = {
+            "training_iteration": "iter",
+            "time_total_s": "total time (s)",
+            "timesteps_total": "env steps",
+            "env_runners/episode_return_mean": "train return",
+            "evaluation/leader/episode_return_mean": "leader",
+            "evaluation/follower/episode_return_mean": "follower",
+            "evaluation/knowledge_transfer": "transfer",
+            "evaluation/agent/episode_return_mean": "greedy return",
+        }
+        super().__init__(metric_columns=columns, max_report_frequency=10)
+
+    def report(self, trials: list[Trial], done: bool, *system: str) -> None:
+        # Of failed trials the command tells at the end; and no user needs the folder where Tune puts files first.
+        table = self._progress_str(trials, done).split("Number of errored trials")[0]
+        lines = [line for line in table.splitlines() if line and not line.startswith("Result logdir")]
+        running = [trial for trial in trials if trial.status == Trial.RUNNING]
+        if not done:
+            lines += [f"{trial}: {progress(trial.last_result or {}, trial.stopping_criterion)}" for trial in running[:20]]
+            if not running:
+                lines.append("Starting Ray's workers; the first results come after an iteration.")
+        typer.echo("\n".join(lines) + "\n")
+
+
+def progress(result: Mapping[str, Any], stop: Mapping[str, float]) -> str:
+    """Env steps per second of the last iteration, and the time left until a trial stops.
+
+    Args:
+        result: the trial's last result, {} before the first.
+        stop: at which values of which keys it stops; those that grow evenly tell the time.
+    """
+    if not result:
+        return "in its first iteration"
+    told = []
+    if result.get("num_env_steps_sampled_this_iter") and result["time_this_iter_s"] > 0:
+        told.append(f"{result['num_env_steps_sampled_this_iter'] / result['time_this_iter_s']:,.0f} env steps/s")
+    even = [key for key in ("timesteps_total", "training_iteration", "time_total_s") if key in stop and result.get(key)]
+    if even:
+        seconds = min((stop[key] - result[key]) * result["time_total_s"] / result[key] for key in even)
+        minutes, seconds = divmod(max(0, round(seconds)), 60)
+        told.append(f"about {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
+    return ", ".join(told) or f"iteration {result['training_iteration']}"

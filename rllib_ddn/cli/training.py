@@ -1,0 +1,116 @@
+"""What `rllib train` does: it runs experiments on Ray Tune."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+import typer
+from ray.cluster_utils import Cluster
+from ray.tune import TuneError, run_experiments
+from ray.tune.experiment import Trial
+from ray.tune.logger import JsonLoggerCallback, TBXLoggerCallback
+from ray.tune.schedulers import create_scheduler
+
+from rllib_ddn.cli.experiments import check, check_storage, checkpoint_by_default, complete
+from rllib_ddn.cli.interruption import DiskWatch, Interruption
+from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors
+from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, KeepResults, Reporter
+from rllib_ddn.cli.resume import check_checkpoint, prepare
+
+
+def run(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
+    """Completes the experiments with the command's options, checks them, and runs them on Tune."""
+    interruption = Interruption()
+    interruption.listen()
+    try:
+        failed = _run(experiments, options, interruption)
+    except KeyboardInterrupt:
+        failed = 0
+    with one_line_errors(1):
+        ray.shutdown()
+    if interruption.why:
+        fail(f"{interruption.why}; the same command with --resume goes on from there.", interruption.code)
+    if failed:
+        fail(f"{failed} trials failed; the same command with --resume goes on from their checkpoints.", 1)
+
+
+def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interruption: Interruption) -> int:
+    """Returns how many trials failed."""
+    with one_line_errors():
+        scheduler_name, arguments = complete(experiments, options)
+        for name, spec in experiments.items():
+            check(name, spec)
+            check_storage(name, spec)
+            if "restore" in spec:
+                check_checkpoint(Path(spec["restore"]))
+        scheduler = create_scheduler(scheduler_name, **arguments)
+        interruption.let_pause(scheduler)
+        by_the_clock = checkpoint_by_default(experiments)
+        resumed = prepare(experiments) if options.resume else None
+    with one_line_errors(1):
+        typer.echo(f"Starting Ray for {', '.join(experiments)}; results go to {next(iter(experiments.values()))['storage_path']}.")
+        _start_ray(options)
+        interruption.listen()
+        try:
+            trials = run_experiments(
+                experiments,
+                scheduler=scheduler,
+                callbacks=[
+                    JsonLoggerCallback(),
+                    ContinuedCSVLogger(),
+                    TBXLoggerCallback(),
+                    KeepResults(),
+                    CheckpointInTime(by_the_clock),  # after the loggers, which would write what it adds
+                    interruption,
+                    DiskWatch(interruption),
+                    *([resumed] if resumed else []),
+                ],
+                resume="AUTO+ERRORED" if resumed else False,
+                verbose=2 if options.v or options.vv else 1,
+                progress_reporter=Reporter(),
+                raise_on_failed_trial=False,
+                concurrent=True,
+            )
+        except TuneError as error:
+            # Its text is a traceback, whose last line tells.
+            raise OSError(f"{str(error).strip().splitlines()[-1]}; --resume goes on from the last checkpoint.") from error
+    for trial in trials:
+        _tell(trial)
+    return sum(trial.status == Trial.ERROR for trial in trials)
+
+
+def _tell(trial: Trial) -> None:
+    """Prints how a trial ended and what it left."""
+    if trial.status == Trial.ERROR:
+        typer.echo(f"{trial}: {_reason(trial)}; the traceback is in {trial.error_file}", err=True)
+    finished = trial.status == Trial.TERMINATED and trial.last_result.get("done")
+    status = "error" if trial.status == Trial.ERROR else "terminated" if finished else "interrupted"
+    typer.echo(f"{trial}: {status}, results in {trial.path}")
+    if trial.checkpoint:
+        typer.echo(f"  rllib evaluate {trial.checkpoint.path}")
+
+
+def _reason(trial: Trial) -> str:
+    """The last line of a failed trial's traceback."""
+    lines = Path(trial.error_file).read_text().strip().splitlines() if trial.error_file else []
+    return lines[-1] if lines else "failed"
+
+
+def _start_ray(options: TrainOptions) -> None:
+    if options.ray_num_nodes:
+        cluster = Cluster()
+        for _ in range(options.ray_num_nodes):
+            cluster.add_node(num_cpus=options.ray_num_cpus or 1, num_gpus=options.ray_num_gpus or 0)
+        ray.init(address=cluster.address, log_to_driver=options.vv)
+    else:
+        # Not None, which would join whatever cluster happens to run on this machine.
+        ray.init(
+            address=options.ray_address or os.environ.get("RAY_ADDRESS", "local"),
+            num_cpus=options.ray_num_cpus,
+            num_gpus=options.ray_num_gpus,
+            include_dashboard=False,
+            log_to_driver=options.vv,
+        )

@@ -1,0 +1,212 @@
+"""Trainings that are interrupted, killed, or run out of disk, and go on."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from pyarrow.fs import LocalFileSystem
+from ray.tune.experiment import Trial
+from test_cli import SMALL
+from typer.testing import CliRunner
+
+from rllib_ddn.cli import app
+from rllib_ddn.cli.experiments import checkpoint_by_default, complete
+from rllib_ddn.cli.interruption import DiskWatch, Interruption
+from rllib_ddn.cli.options import TrainOptions
+from rllib_ddn.cli.results import CheckpointInTime, progress
+from rllib_ddn.cli.resume import Folder, check_checkpoint, prepare
+
+
+def run_until(arguments, ready=None, sent=None):
+    """Runs the command; sends a signal, as a terminal does to the whole group for SIGINT, once it is ready."""
+    command = [sys.executable, "-m", "rllib_ddn.cli", *map(str, arguments)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while ready is not None and not ready():
+        assert run.poll() is None, run.stdout.read()
+        assert time.monotonic() < deadline, "not ready"
+        time.sleep(0.2)
+    if sent == signal.SIGINT:
+        os.killpg(run.pid, sent)
+    elif sent:
+        run.send_signal(sent)
+    return run.communicate(timeout=240)[0], run.wait()
+
+
+def rows(folder):
+    """Of each trial's folder below, the iterations and env steps in result.json and in progress.csv."""
+    found = {}
+    for path in sorted(folder.rglob("result.json")):
+        results = [json.loads(line) for line in path.read_text().splitlines()]
+        with path.with_name("progress.csv").open(newline="") as file:
+            table = list(csv.DictReader(file))
+        for columns in (results, table):
+            steps = [(int(row["training_iteration"]), int(row["timesteps_total"])) for row in columns]
+            found.setdefault(path.parent, []).append(steps)
+    return found
+
+
+@pytest.mark.timeout(900)
+def test_interrupted_twice_then_finished_without_a_gap(tmp_path):
+    """Two experiments at once. An iteration is two episodes of 12 steps."""
+    spec = {"run": "DDN", "env": "predator_prey", "stop": {"training_iteration": 10**6}}
+    config = {**SMALL, "evaluation_interval": None}
+    experiments = {name: {**spec, "config": {**config, "mixer": name}} for name in ("qmix", "vdn")}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(experiments))
+    storage = tmp_path / "results"
+    command = ["train", "file", tmp_path / "two.yaml", "--storage-path", storage, "--ray-num-cpus", 2, "--resume"]
+
+    def longer_than(lengths):
+        now = [len(results) for results, _ in rows(storage).values()]
+        return len(now) == 2 and all(length > old for length, old in zip(now, lengths, strict=True))
+
+    interrupted, code = run_until(command, lambda: longer_than([0, 0]), signal.SIGINT)
+    assert code == 130
+    assert f"nothing to resume in {storage / 'qmix'}: starting anew" in interrupted
+    lengths = [len(results) for results, _ in rows(storage).values()]
+
+    terminated, code = run_until(command, lambda: longer_than(lengths), signal.SIGTERM)
+    assert code == 143
+    for output in (interrupted, terminated):
+        assert output.splitlines()[-1].startswith("rllib: interrupted")
+        for noise in ("Traceback", "***", "PC: @", "was saved"):
+            assert noise not in output
+
+    last = max(len(results) for results, _ in rows(storage).values()) + 3
+    finished, code = run_until([*command, "--stop", json.dumps({"training_iteration": last})])
+    assert code == 0, finished
+    assert finished.count(": terminated, results in") == 2
+    assert {folder.parent.name for folder in rows(storage)} == {"qmix", "vdn"}
+    for results, table in rows(storage).values():
+        assert results == table == [(k, 24 * k) for k in range(1, last + 1)]
+    for line in finished.splitlines():
+        if "rllib evaluate " in line:
+            check_checkpoint(Path(line.split()[-1]))
+
+
+def test_results_without_tunes_state_are_kept_beside(tmp_path, capsys):
+    trial = tmp_path / "name" / "trial"
+    trial.mkdir(parents=True)
+    (trial / "result.json").write_text("{}\n")
+    (tmp_path / "name.old-1").mkdir()
+    assert prepare({"name": {"storage_path": str(tmp_path)}}) is None
+    assert (tmp_path / "name.old-2" / "trial" / "result.json").read_text() == "{}\n"
+    assert not (tmp_path / "name").exists()
+    assert f"no checkpoint: starting over; the old results are now in {tmp_path / 'name.old-2'}" in capsys.readouterr().out
+
+
+def test_results_past_the_checkpoint_are_cut_off(tmp_path):
+    """As a killed run leaves them: results of iterations 3 and 4 after the checkpoint of 2, the last one not whole."""
+    trial = tmp_path / "name" / "trial"
+    trial.mkdir(parents=True)
+    lines = [json.dumps({"training_iteration": k}) + "\n" for k in (1, 2, 3, 4)]
+    (trial / "result.json").write_text("".join(lines)[:-5])
+    (trial / "progress.csv").write_text('a,training_iteration,b\r\n"x,y",1,\r\n,2,5\r\n,3,5\r\n,4')
+    Folder(str(tmp_path), "name").trim("trial", 2)
+    assert (trial / "result.json").read_text() == "".join(lines[:2])
+    with (trial / "progress.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["a", "training_iteration", "b"], ["x,y", "1", ""], ["", "2", "5"]]
+
+
+def test_time_left_by_hand():
+    result = {"num_env_steps_sampled_this_iter": 3000, "time_this_iter_s": 2.0, "time_total_s": 100.0, "timesteps_total": 20_000}
+    result["training_iteration"] = 10
+    assert progress(result, {"timesteps_total": 1_000_000}) == "1,500 env steps/s, about 1:21:40 left"  # 980,000 at 200 a second
+    both = {"timesteps_total": 1_000_000, "training_iteration": 16, "evaluation/leader/episode_return_mean": 5}
+    assert progress(result, both) == "1,500 env steps/s, about 0:01:00 left"  # the iterations end first
+    assert progress({}, both) == "in its first iteration"
+
+
+def test_a_cut_off_state_is_one_line(tmp_path):
+    (tmp_path / "default").mkdir()
+    state = tmp_path / "default" / "experiment_state-2026-01-01_00-00-00.json"
+    state.write_text('{"trial_data": [[')
+    arguments = ["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", str(tmp_path), "--resume"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"rllib: {state} or ")
+    assert "cannot be read (JSONDecodeError)" in line
+
+
+@pytest.fixture
+def checkpoint(build, tmp_path):
+    algo = build()
+    algo.save(str(tmp_path / "checkpoint"))
+    return tmp_path / "checkpoint"
+
+
+@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize("name", ["rllib_checkpoint.json", "algorithm_state.pkl", "policies/default_policy/policy_state.pkl"])
+def test_a_damaged_checkpoint_is_one_line_with_the_files_path(checkpoint, name, size):
+    check_checkpoint(checkpoint)
+    path = checkpoint / name
+    path.write_bytes(path.read_bytes()[:size])
+    for arguments in (
+        ["evaluate", str(checkpoint)],
+        ["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", str(checkpoint / "x"), "--restore", str(checkpoint)],
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"rllib: the checkpoint's file {path} cannot be read ({'' if size else 'it is empty'}")
+
+
+def test_checkpoints_are_made_by_the_clock_where_nothing_else_is_said(monkeypatch):
+    experiments = {
+        "unsaid": {"run": "DDN", "config": {}},
+        "every_five": {"run": "DDN", "config": {}, "checkpoint_config": {"checkpoint_frequency": 5, "checkpoint_at_end": False}},
+        "none": {"run": "DDN", "config": {}, "checkpoint_freq": 0, "keep_checkpoints_num": 7},
+    }
+    complete(experiments, TrainOptions())
+    by_the_clock = checkpoint_by_default(experiments)
+    assert by_the_clock == {"unsaid"}
+    assert experiments["unsaid"]["checkpoint_config"] == {"checkpoint_at_end": True, "num_to_keep": 2}
+    assert experiments["every_five"]["checkpoint_config"] == {"checkpoint_frequency": 5, "checkpoint_at_end": False}
+    assert experiments["none"]["checkpoint_config"] == {"checkpoint_frequency": 0, "checkpoint_at_end": True, "num_to_keep": 7}
+
+    clock = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    callback = CheckpointInTime(by_the_clock)
+    trials = [SimpleNamespace(trial_id=name, storage=SimpleNamespace(experiment_dir_name=name)) for name in experiments]
+    saved = []
+    for trial in trials:
+        callback.on_trial_start(0, trials, trial)
+    for iteration in range(1, 10):
+        clock += 50.0
+        for trial in trials:
+            result = {"training_iteration": iteration}
+            callback.on_trial_result(0, trials, trial, result)
+            if result.get("should_checkpoint"):
+                saved.append((trial.trial_id, iteration))
+                callback.on_trial_save(0, trials, trial)
+    assert saved == [("unsaid", 3), ("unsaid", 6), ("unsaid", 9)]  # the first results 120 s after the last
+
+
+def test_a_disk_that_fills_up_interrupts_while_all_can_be_saved(tmp_path, monkeypatch, capfd):
+    (tmp_path / "checkpoint_000000").mkdir()
+    (tmp_path / "checkpoint_000000" / "state").write_bytes(bytes(1_000_000))
+    storage = SimpleNamespace(storage_filesystem=LocalFileSystem(), storage_fs_path=str(tmp_path))
+    saved = SimpleNamespace(path=str(tmp_path / "checkpoint_000000"))
+    trials = [SimpleNamespace(trial_id=k, status=Trial.RUNNING, storage=storage, checkpoint=saved) for k in "ab"]
+    interruption, clock = Interruption(), 0.0
+    watch = DiskWatch(interruption)
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    watch.on_trial_save(0, trials, trials[0])
+    needed = DiskWatch.RESERVE + 3 * sum(p.stat().st_size for p in (tmp_path / "checkpoint_000000").rglob("*"))
+    for free, stopped in ((needed, False), (needed - 1, True)):  # a checkpoint for each trial, one more, and results
+        clock += 10.0
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        watch.on_step_begin(0, trials)
+        assert (interruption.why is not None) == stopped
+    assert interruption.code == 1
+    assert f"only 23 MB are left on the disk of {tmp_path}" in capfd.readouterr().err
