@@ -23,8 +23,8 @@ else:
     from rllib_ddn.rllib import register
     from rllib_ddn.rllib.config import ValueDecompositionConfig
     from rllib_ddn.rllib.ddn import DDN, DDNConfig
+    from rllib_ddn.rllib.ddn_policy import DDNTorchPolicy
     from rllib_ddn.rllib.model import DDNTorchModel
-    from rllib_ddn.rllib.policy import DDNTorchPolicy
     from rllib_ddn.rllib.value_decomposition import ValueDecomposition
     from rllib_ddn.rllib.variants import (
         CTDS,

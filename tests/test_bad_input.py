@@ -241,7 +241,7 @@ def test_renamed_keys_are_refused_with_their_new_names(old, new):
 
 @pytest.mark.parametrize("key", ["mask_probability", "state_fusion", "follower_lr", "distillation_terms", "behaviour_network"])
 def test_a_host_has_no_key_of_ddns(key):
-    message = rf"unknown config key '{key}': it is DDN's, and QMIXConfig has no follower and no intrinsic reward"
+    message = rf"unknown config key '{key}': it is a key of DDNConfig, and QMIXConfig has no use for it"
     assert not hasattr(QMIXConfig(), key)
     with pytest.raises(ValueError, match=message):
         QMIXConfig().training(**{key: None})

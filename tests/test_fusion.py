@@ -4,20 +4,10 @@ import pytest
 import torch
 
 from rllib_ddn.networks import IndependentObservationBlock, PersonalizationFusionBlock
+from support.naive import generated
 
 M, N, X, Z, D, K = 700, 3, 11, 9, 8, 5  # M * N rows: several chunks, the last one not full
 BLOCKS = [PersonalizationFusionBlock, IndependentObservationBlock]
-
-
-def naive(block, x, z):
-    """``x W(z) + B(z)`` as it is printed: W built for every row."""
-    h = torch.relu(block.hyper(z))
-    *a, c = block.weight.view(X, K + 1, D).transpose(0, 1)
-    w = torch.zeros(*z.shape[:-1], X, D, dtype=x.dtype) + c
-    for k in range(K):
-        w = w + h[..., k, None, None] * a[k]
-    b = z @ block.bias.weight.t() + block.bias.bias
-    return (x.unsqueeze(-2) @ w).squeeze(-2) + b
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -30,19 +20,18 @@ def test_factorized_equals_materialized(kind, dtype):
     shared = kind is PersonalizationFusionBlock
     x = torch.randn(M, X, dtype=dtype) if shared else torch.randn(M, N, X, dtype=dtype)
     everyone = x.unsqueeze(1).expand(M, N, X) if shared else x
-    w, b = block.materialized(z)
+    w, b = generated(block, z)
     written = (everyone.unsqueeze(-2) @ w).squeeze(-2) + b
     weights = torch.randn(M, N, D, dtype=dtype)  # of a loss in which every output matters
 
     results = []
-    for output in (block(x, z), written, naive(block, everyone, z)):
+    for output in (block(x, z), written):
         block.zero_grad()
         ((output * weights).sum() / M).backward()
         results.append([output.detach(), *(p.grad.clone() for p in block.parameters())])
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 1e-10, "atol": 1e-12}
-    for ours, materialized, theirs in zip(*results, strict=True):
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, **tolerance)
-        torch.testing.assert_close(materialized, theirs, **tolerance)
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
@@ -86,7 +75,7 @@ def test_x_w_starts_small_beside_b(make, state_dim, obs_dim):
 
 def test_every_agent_has_weights_of_its_own():
     torch.manual_seed(0)
-    w, b = PersonalizationFusionBlock(X, Z, D, K).materialized(torch.randn(1, N, Z))
+    w, b = generated(PersonalizationFusionBlock(X, Z, D, K), torch.randn(1, N, Z))
     assert w.shape == (1, N, X, D)
     assert b.shape == (1, N, D)
     for weights in (w, b):

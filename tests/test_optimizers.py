@@ -1,10 +1,13 @@
 """Optimizers, learning rate schedules, and when the targets are updated."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from rllib_ddn import DDNConfig, QMIXConfig
+from rllib_ddn.learning.update import DivergenceError
 from support.configs import small_config
 
 
@@ -107,3 +110,24 @@ def test_td_lambda_reaches_the_loss(build):
         targets.append(statistics["target_mean"])
     assert np.isfinite(targets).all()
     assert targets[0] != targets[1]
+
+
+def test_a_training_that_diverges_ends_with_one_line_and_keeps_the_weights_before(build):
+    algo = build(updates_per_episode=0.5)
+    for _ in range(3):
+        algo.train()
+    policy = algo.get_policy()
+    before = policy.get_weights()
+    policy.model.distillation.terms["q"] = (lambda follower, leader, batch: (follower.q.sum() * float("inf"), {}), 1.0)
+    with pytest.raises(
+        DivergenceError, match=r"After \d+ env steps and 2 updates: the gradient of follower is not finite"
+    ) as error:
+        algo.train()
+    assert re.search(r"\(.*loss_q = (-?inf|nan).*\)", str(error.value))
+    assert "\n" not in str(error.value)
+    for name, value in before.items():
+        np.testing.assert_array_equal(policy.get_weights()[name], value)
+    other = build(updates_per_episode=0.5)
+    other.restore(str(error.value).split("saved in ")[1].rstrip("."))
+    for name, value in before.items():
+        np.testing.assert_array_equal(other.get_policy().get_weights()[name], value)

@@ -393,8 +393,7 @@ def test_renderings_agree_with_the_grid():
 
 def test_every_predator_gets_the_teams_reward():
     env = predator_prey.parallel_env(grid_size=4, num_predators=2, num_prey=1)
-    env.reset(seed=0)
-    env.games.place(np.array([[[0, 1], [1, 0]]]), np.array([[[0, 0]]]))
+    env.reset(seed=0, options={"predators": [[0, 1], [1, 0]], "prey": [[0, 0]]})
     _, rewards, terminations, truncations, infos = env.step({"predator_0": CATCH, "predator_1": CATCH})
     assert rewards == {"predator_0": 10, "predator_1": 10}
     assert all(terminations.values())

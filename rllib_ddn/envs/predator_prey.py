@@ -352,7 +352,11 @@ class parallel_env(ParallelEnv):  # noqa: N801  (PettingZoo's name for it)
         return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict | None = None):
+        """Starts a game. ``options`` may hold where it starts, ``{"predators": [P, 2], "prey": [Q, 2]}`` with the row
+        and column of each."""
         self.games.reset(None if seed is None else np.array([seed]))
+        if options and "predators" in options:
+            self.games.place(np.array([options["predators"]]), np.array([options["prey"]]))
         self.agents = list(self.possible_agents)
         self._show()
         return self._observations(), self._infos()

@@ -117,6 +117,29 @@ def make_optimizer(choice: str | Mapping[str, Any], parameters: Iterable[Tensor]
     return OPTIMIZERS[arguments.pop("type")](parameters, lr=lr, **arguments)
 
 
+class DivergenceError(FloatingPointError):
+    """A loss or a gradient is NaN or infinite. The message is one line."""
+
+
+def check_finite(gradient_norms: Mapping[str, Tensor], statistics: Statistics) -> None:
+    """Refuses an update before it is applied. Looks at the norms at once: a loss that is not finite has gradients
+    that are not.
+
+    Args:
+        gradient_norms: by learner.
+        statistics: of the update, which tell what went wrong first.
+
+    Raises:
+        DivergenceError: a norm is NaN or infinite; the message names the learner and the statistics.
+    """
+    if torch.isfinite(torch.stack(list(gradient_norms.values()))).all():
+        return
+    learners = [name for name, norm in gradient_norms.items() if not torch.isfinite(norm)]
+    figures = [f"{name} = {float(value)}" for name, value in statistics.items() if not torch.isfinite(value)]
+    told = f" ({', '.join(figures)})" if figures else ""
+    raise DivergenceError(f"the gradient of {' and '.join(learners)} is not finite{told}: the training diverges. Try a lower lr.")
+
+
 def clip_gradients(optimizers: Mapping[str, torch.optim.Optimizer], largest_norm: float | None) -> dict[str, Tensor]:
     """Clips each learner's gradients by themselves.
 

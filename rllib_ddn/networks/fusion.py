@@ -48,11 +48,6 @@ class _FusionBlock(nn.Module):
         self.weight = nn.Parameter(torch.empty(input_dim, (hyper_dim + 1) * embed_dim).uniform_(-bound, bound))
         self.bias = nn.Linear(local_dim, embed_dim)
 
-    def materialized(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """W(z) ``[..., X, D]`` and B(z) ``[..., D]``: what the paper writes and the blocks avoid; for inspection."""
-        h, b = (rows.view(*z.shape[:-1], -1) for rows in self._hypernetworks(z.flatten(0, -2)))
-        return torch.einsum("...k,xkd->...xd", h, self.weight.unflatten(1, (-1, self.embed_dim))), b
-
     def _hypernetworks(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """``(h, 1)`` ``[M, K + 1]`` and B ``[M, D]`` of rows z ``[M, Z]``."""
         return functional.pad(torch.relu_(self.hyper(z)), (0, 1), value=1.0), self.bias(z)

@@ -246,14 +246,18 @@ class ValueDecompositionConfig(AlgorithmConfig):
         mine = type(self).__name__
         if name in RENAMED:
             return f"config key {name!r} is now {RENAMED[name]!r}."
-        if name in self._keys_elsewhere():
-            return f"unknown config key {name!r}: it is DDN's, and {mine} has no follower and no intrinsic reward."
+        owners = [other.__name__ for other in _subclasses(ValueDecompositionConfig) if name in vars(other)]
+        if owners:
+            return f"unknown config key {name!r}: it is a key of {owners[0]}, and {mine} has no use for it."
         return f"unknown config key {name!r}.{did_you_mean(name, known) or f' See the docstring of {mine}.training().'}"
 
-    def _keys_elsewhere(self) -> set[str]:
-        from rllib_ddn.rllib.ddn import DDNConfig
 
-        return declared(DDNConfig).keys() - declared(type(self)).keys()
+def _subclasses(base: type) -> list[type]:
+    found: list[type] = []
+    direct: type
+    for direct in base.__subclasses__():
+        found += [direct, *_subclasses(direct)]
+    return found
 
 
 def check_options(key: str, owner: Any, options: dict[str, Any], shared: dict[str, Any] | None = None) -> None:

@@ -12,6 +12,7 @@ from rllib_ddn.learning.distillation import TERMS, DistillationTerm
 from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
 from rllib_ddn.networks import LEADERS, MIXERS, Leader
 from rllib_ddn.rllib.config import ValueDecompositionConfig, check_options
+from rllib_ddn.rllib.ddn_policy import MIXTURE, DDNTorchPolicy
 from rllib_ddn.rllib.keys import (
     ABOVE_0,
     AT_LEAST_0,
@@ -28,7 +29,6 @@ from rllib_ddn.rllib.keys import (
     one_of,
 )
 from rllib_ddn.rllib.model import FOLLOWER, LEADER, class_of, intrinsic_reward_class
-from rllib_ddn.rllib.policy import MIXTURE, DDNTorchPolicy
 from rllib_ddn.rllib.value_decomposition import ValueDecomposition
 
 

@@ -31,6 +31,7 @@ from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 
 from rllib_ddn.learning.episodes import EpisodeReplay
 from rllib_ddn.learning.executor import in_turn
+from rllib_ddn.learning.update import DivergenceError
 from rllib_ddn.rllib.config import ValueDecompositionConfig
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.evaluation import compare, evaluate_network
@@ -187,18 +188,21 @@ class ValueDecomposition(Algorithm):
 
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
-        """RLlib's iteration. If an env gives unusable data, what is trained is saved first.
+        """RLlib's iteration. If an env gives unusable data or the training diverges, what is trained is saved first.
 
         Raises:
             TeamEnvError: see :meth:`_play_round`; the message names the checkpoint.
+            DivergenceError: a loss or gradient is NaN or infinite; likewise. The update is not applied.
         """
         try:
             results = super().step()
-        except TeamEnvError as error:
+        except (TeamEnvError, DivergenceError) as error:
             directory = os.path.join(self.logdir, "checkpoint_before_error")
             os.makedirs(directory, exist_ok=True)
             self.save_checkpoint(directory)
-            raise TeamEnvError(f"{error} All that was trained before is saved in {directory}.") from error
+            steps, updates = self._counters[NUM_ENV_STEPS_SAMPLED], self.get_policy().num_grad_updates
+            when = f"After {steps:,} env steps and {updates:,} updates: "
+            raise type(error)(f"{when}{error} All that was trained before is saved in {directory}.") from error
         policy, replay = self.get_policy(), self.local_replay_buffer
         results["info"] |= {
             "cur_epsilon": policy.epsilon(self._counters[NUM_ENV_STEPS_SAMPLED]),

@@ -13,8 +13,8 @@ from ray.rllib.utils.annotations import override
 
 from rllib_ddn.rllib.config import ValueDecompositionConfig
 from rllib_ddn.rllib.ddn import DDN, DDNConfig
+from rllib_ddn.rllib.ddn_policy import MIXTURE
 from rllib_ddn.rllib.model import LEADER
-from rllib_ddn.rllib.policy import MIXTURE
 from rllib_ddn.rllib.value_decomposition import ValueDecomposition
 
 

@@ -9,6 +9,16 @@ from rllib_ddn.networks import LocalAgent
 from rllib_ddn.networks.leaders import RawFollower, RawLeader
 
 
+def generated(block, z):
+    """W(z) ``[..., X, D]``, built for every row, and B(z) ``[..., D]`` of a fusion block, as the paper has them."""
+    h = torch.relu(block.hyper(z))  # [..., K]
+    *a, c = block.weight.unflatten(1, (block.hyper_dim + 1, block.embed_dim)).transpose(0, 1)
+    w = torch.zeros(*z.shape[:-1], *c.shape, dtype=z.dtype) + c
+    for k, a_k in enumerate(a):
+        w = w + h[..., k, None, None] * a_k
+    return w, z @ block.bias.weight.t() + block.bias.bias
+
+
 def unroll(network, z, state):
     """One episode's fused inputs, features and Q values; W is materialized where there is one."""
     steps, agents = z.shape[:2]
@@ -23,7 +33,7 @@ def unroll(network, z, state):
             elif isinstance(network, RawLeader | RawFollower):
                 hat = network.fusion.linear(torch.cat([x, z[t, i]]) if network.sees_state else z[t, i])
             else:
-                w, bias = network.fusion.materialized(z[t, i])
+                w, bias = generated(network.fusion, z[t, i])
                 hat = x @ w + bias
             both = torch.cat([hat, z[t, i]]) if getattr(network, "sees_local", False) else hat
             f = torch.relu(network.agent.encoder(both))

@@ -1,0 +1,115 @@
+"""DDN's policy: who acts, who learns, and the intrinsic reward on the env runner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.policy.sample_batch import SampleBatch
+from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
+from ray.rllib.utils.annotations import override
+
+from rllib_ddn.learning.batch import TrainBatch, make_batch
+from rllib_ddn.learning.executor import side_by_side
+from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
+from rllib_ddn.learning.update import HOST, INTRINSIC, LEARNERS, Update, compute_update
+from rllib_ddn.rllib.model import FOLLOWER, LEADER, DDNTorchModel
+from rllib_ddn.rllib.policy import ValueDecompositionPolicy
+
+MIXTURE = "mixture"  # leader or follower, a new choice for each round
+
+
+class DDNTorchPolicy(ValueDecompositionPolicy):
+    """DDN's policy. Leader and follower can act: the one that ``behaviour_network`` names acts in training
+    and in ``compute_single_action``; evaluation plays both.
+    """
+
+    MODEL = "ddn"
+
+    model: DDNTorchModel
+
+    def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
+        super().__init__(observation_space, action_space, config)
+        cores = math.ceil(config["num_cpus_for_main_process"] or 1)
+        if cores > 1 and self.device.type == "cpu":
+            self.executor = side_by_side
+
+    OPTIMIZER_KEYS = {
+        HOST: ("optimizer", "lr"),
+        FOLLOWER_LEARNER: ("follower_optimizer", "follower_lr"),
+        INTRINSIC: ("intrinsic_optimizer", "intrinsic_lr"),
+    }
+
+    @override(ValueDecompositionPolicy)
+    def network_of_round(self, seed: Sequence[int]) -> str:
+        """With ``behaviour_network="mixture"`` the leader, with a probability that falls from 1 to 0."""
+        if self.config["behaviour_network"] != MIXTURE:
+            return self.model.acting_network
+        share = 1.0 - self.global_timestep / self.config["mixture_timesteps"]
+        return LEADER if np.random.default_rng(seed).random() < share else FOLLOWER
+
+    def learners(self) -> Collection[str]:
+        """Who learns now: all; or with ``leader_timesteps`` the leader first, and then the follower."""
+        first_stage = self.config["leader_timesteps"]
+        if first_stage is None:
+            return LEARNERS
+        return (HOST if self.global_timestep <= first_stage else FOLLOWER_LEARNER, INTRINSIC)
+
+    @override(ValueDecompositionPolicy)
+    def compute_update(self, model: DDNTorchModel, batch: TrainBatch) -> Update:
+        return compute_update(
+            model.host,
+            batch,
+            model.distillation,
+            model.intrinsic,
+            learners=self.learners(),
+            pays_intrinsic_reward=self.config["intrinsic_reward_stage"] == "replay",
+            executor=self.executor,
+        )
+
+    @override(ValueDecompositionPolicy)
+    def acting_parts(self) -> tuple[str, ...]:
+        prefixes = {LEADER: ("host.agent.",), FOLLOWER: ("distillation.follower.",)}
+        behaviour = self.config["behaviour_network"]
+        acting = prefixes[LEADER] + prefixes[FOLLOWER] if behaviour == MIXTURE else prefixes[behaviour]
+        return (*acting, *["intrinsic."] * (self.config["intrinsic_reward_stage"] == "trajectory"))
+
+    @override(TorchPolicyV2)
+    def postprocess_trajectory(
+        self, sample_batch: SampleBatch, other_agent_batches: Any = None, episode: Any = None
+    ) -> SampleBatch:
+        """Adds the intrinsic reward to one episode's rewards (Equations 9 and 10), on the env runner.
+
+        Only with ``intrinsic_reward_stage="trajectory"``; the default stage takes it from the
+        current predictor each time an episode is sampled from replay.
+
+        Args:
+            sample_batch: T steps of one episode: ``obs [T, N, O]``, ``state [T, S]``, ``action_mask
+                [T, N, A]``, the same of the following steps as ``new_...``, ``actions [T, N]``,
+                ``rewards [T]``, and ``eps_id [T]``, which seeds the mask.
+            other_agent_batches: unused, there is one team.
+            episode: unused.
+
+        Returns:
+            The batch, with ``rewards`` replaced and ``intrinsic_rewards [T]`` added.
+        """
+        intrinsic = self.model.intrinsic
+        if intrinsic is None or self.config["intrinsic_reward_stage"] != "trajectory":
+            return sample_batch
+        reward = intrinsic.reward(self._batch_of_trajectory(sample_batch))[:-1].cpu().numpy()
+        sample_batch["intrinsic_rewards"] = reward
+        sample_batch[SampleBatch.REWARDS] = sample_batch[SampleBatch.REWARDS] + reward
+        return sample_batch
+
+    def _batch_of_trajectory(self, steps: Mapping[str, np.ndarray]) -> TrainBatch:
+        """One episode as a train batch of T + 1 rows."""
+        length = len(steps["rewards"])
+        episodes = {name: np.concatenate([steps[name], steps[f"new_{name}"][-1:]]) for name in ("obs", "state", "action_mask")}
+        episodes |= {name: np.asarray(steps[name]) for name in ("actions", "rewards")}
+        episodes["uniform"] = np.random.default_rng(int(steps[SampleBatch.EPS_ID][0])).random(length)
+        episodes["terminated"], episodes["length"] = np.asarray(steps[SampleBatch.TERMINATEDS][-1]), np.array(length)
+        tensors = {name: torch.from_numpy(array[None]).to(self.device) for name, array in episodes.items()}
+        return make_batch(tensors, self.model.local_input)
