@@ -24,15 +24,15 @@ from typing import Any
 GAME = {"grid_size": 4, "num_predators": 3, "num_prey": 2, "penalty": 0.5, "episode_limit": 12, "sight": 1}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "DDN on QMIX": ("DDN", {}),
-    "DDN on VDN, raw state": ("DDN", {"mixer": "vdn", "state_fusion": "raw"}),
+    "DDN on VDN, raw state": ("DDN", {"mixer": "vdn", "state_fusion": "raw", "fusion_embed_dim": 32}),
     "DDN, intrinsic reward on the env runner": ("DDN", {"intrinsic_reward_stage": "trajectory"}),
     "DDN, leader acting, no double Q": ("DDN", {"behaviour_network": "leader", "double_q": False}),
     "QMIX": ("QMIX", {}),
     "OW-QMIX": ("OWQMIX", {}),
     "QPLEX": ("QPLEX", {}),
-    "CTDS": ("CTDS", {}),
+    "CTDS": ("CTDS", {"fusion_embed_dim": 32}),
     "PTDE, second stage": ("PTDE", {"leader_timesteps": 100}),
-    "IGM-DA": ("IGMDA", {"mixture_timesteps": 300}),
+    "IGM-DA": ("IGMDA", {"mixture_timesteps": 300, "fusion_embed_dim": 32}),
 }
 # Names that changed: a statistic of the first is compared with one of the second.
 RENAMED = {"grad_norm_leader": "grad_norm_agent"}

@@ -13,8 +13,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # with Ray's 15, its workers 
 os.environ.setdefault("RLLIB_TEST_NO_JAX_IMPORT", "1")  # RLlib's own, in every process
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 # Ray's workers and the programs import ``support``, and this very checkout's package.
-TESTS = Path(__file__).parent
-os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, Path(__file__).parents[:2]), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import pytest
 import ray
@@ -24,6 +23,14 @@ from support.configs import small_config
 
 pytest_plugins = ["support.starcraft"]
 torch.set_num_threads(1)
+
+
+# Of two processes, none should begin a long module when the other has nothing left.
+LONG = ("test_cli", "test_games", "test_learning", "test_cluster", "test_reproduce", "test_checkpoints", "test_tune")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,11 @@
 """Configs: the defaults, the optimizers that they make, and the way through a dict."""
 
-from rllib_ddn import DDN, DDNConfig, QMIXConfig
-from rllib_ddn.rllib.keys import declared
+import inspect
+import re
+
+import pytest
+
+from rllib_ddn import DDN, DDNConfig, PTDEConfig, ValueDecompositionConfig, VDNConfig
 from support.configs import small_config
 
 
@@ -31,8 +35,23 @@ def test_the_optimizers_are_the_papers(build):
     assert {name: o.defaults["lr"] for name, o in optimizers.items()} == {"host": 5e-4, "follower": 1e-3, "intrinsic": 5e-4}
 
 
-def test_every_key_is_in_the_docstring_of_training():
-    for config in (DDNConfig, QMIXConfig):
-        text = config.training.__doc__
-        for name, key in declared(config).items():
-            assert f"{name}: {key.meaning} Default: {key.default!r}." in text
+@pytest.mark.parametrize("config", [ValueDecompositionConfig, DDNConfig, VDNConfig, PTDEConfig])
+def test_training_takes_the_keys_that_it_documents_and_they_do_what_they_say(config):
+    """Its signature, its docstring and a new config agree on every default, those of the variants included."""
+    documented = {
+        name: parameter.default
+        for name, parameter in inspect.signature(config.training).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    assert {"mixer", "lr", "td_lambda"} <= documented.keys()
+    assert ("mask_probability" in documented) == issubclass(config, DDNConfig)
+    plain = config()
+    assert documented == {name: getattr(plain, name) for name in documented}
+    config().training(**documented)  # none is unknown
+    for name, default in documented.items():
+        assert re.search(rf"^    {name}: .*Default: {re.escape(repr(default))}\.$", config.training.__doc__, re.MULTILINE), name
+    for name in ("evaluation_interval", "num_envs_per_env_runner", "exploration_config"):
+        assert name not in documented
+        assert f"``{name}``: " in config.__doc__
+    with pytest.raises(ValueError, match=r"'num_env_runners' is not training\(\)'s: env_runners\(\)"):
+        config().training(num_env_runners=2)

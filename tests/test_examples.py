@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from examples import distillation_term, intrinsic_reward, leader, mixer, parallel_env
 from ray import tune
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from examples import distillation_term, intrinsic_reward, leader, mixer, parallel_env
 from support.configs import learner_stats, small_config
 from support.programs import TESTS
 

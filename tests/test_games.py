@@ -15,10 +15,10 @@ def explore(build, host, game, iterations):
     config = (
         getattr(variants, f"{host}Config")()
         .environment("pettingzoo", env_config={"env": game})
-        .training(lr=3e-3, train_batch_size=128, replay_buffer_config={"capacity": 2000}, target_update_interval_episodes=64)
+        .training(lr=5e-3, train_batch_size=128, updates_per_episode=0.5, target_update_interval_episodes=64)
         .env_runners(num_envs_per_env_runner=64, exploration_config={"initial_epsilon": 1.0, "final_epsilon": 1.0})
         .evaluation(evaluation_interval=None)
-        .debugging(seed=0, log_level="ERROR")
+        .debugging(seed=0, log_level="ERROR", log_sys_usage=False)
     )
     config.min_sample_timesteps_per_iteration = 1
     algo = build(config)

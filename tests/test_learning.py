@@ -14,7 +14,7 @@ def test_leader_and_follower_learn_a_small_predator_prey(build):
         .environment("predator_prey", env_config=game)
         .env_runners(num_envs_per_env_runner=8, exploration_config={"epsilon_timesteps": 10_000})
         .evaluation(evaluation_interval=None, evaluation_duration=64, evaluation_config={"num_envs_per_env_runner": 32})
-        .debugging(seed=1, log_level="ERROR")
+        .debugging(seed=1, log_level="ERROR", log_sys_usage=False)
     )
     config.min_sample_timesteps_per_iteration = 15_000
     algo = build(config)

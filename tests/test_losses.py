@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rllib_ddn.learning import losses
+from rllib_ddn import losses
 
 T, B, N, A, D = 5, 4, 3, 6, 7
 Q_LOSSES = (losses.q_loss, losses.squared_q_loss, losses.imitation_loss)

@@ -97,7 +97,7 @@ def test_targets_are_updated_every_so_many_learning_updates(build):
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        small_config(DDNConfig, **options).validate()
+        small_config(DDNConfig, **options).build_algo()
 
 
 def test_td_lambda_reaches_the_loss(build):

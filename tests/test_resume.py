@@ -15,7 +15,6 @@ import pytest
 import yaml
 from pyarrow.fs import LocalFileSystem
 from ray.tune.experiment import Trial
-from test_cli import SMALL
 from typer.testing import CliRunner
 
 from rllib_ddn.cli import app
@@ -24,6 +23,7 @@ from rllib_ddn.cli.interruption import DiskWatch, Interruption
 from rllib_ddn.cli.options import TrainOptions
 from rllib_ddn.cli.results import CheckpointInTime, progress
 from rllib_ddn.cli.resume import Folder, check_checkpoint, prepare
+from support.configs import plain_config
 
 
 def run_until(arguments, ready=None, sent=None):
@@ -59,29 +59,32 @@ def rows(folder):
 def test_interrupted_twice_then_finished_without_a_gap(tmp_path):
     """Two experiments at once. An iteration is two episodes of 12 steps."""
     spec = {"run": "DDN", "env": "predator_prey", "stop": {"training_iteration": 10**6}}
-    config = {**SMALL, "evaluation_interval": None}
+    config = {name: value for name, value in plain_config(evaluation_interval=None).items() if name != "env"}
     experiments = {name: {**spec, "config": {**config, "mixer": name}} for name in ("qmix", "vdn")}
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(experiments))
     storage = tmp_path / "results"
     command = ["train", "file", tmp_path / "two.yaml", "--storage-path", storage, "--ray-num-cpus", 2, "--resume"]
 
-    def longer_than(lengths):
-        now = [len(results) for results, _ in rows(storage).values()]
-        return len(now) == 2 and all(length > old for length, old in zip(now, lengths, strict=True))
+    def lengths():
+        return [path.read_text().count("\n") for path in sorted(storage.rglob("result.json"))]
+
+    def longer_than(before):
+        now = lengths()
+        return len(now) == 2 and all(length > old for length, old in zip(now, before, strict=True))
 
     interrupted, code = run_until(command, lambda: longer_than([0, 0]), signal.SIGINT)
     assert code == 130
     assert f"nothing to resume in {storage / 'qmix'}: starting anew" in interrupted
-    lengths = [len(results) for results, _ in rows(storage).values()]
+    saved = lengths()
 
-    terminated, code = run_until(command, lambda: longer_than(lengths), signal.SIGTERM)
+    terminated, code = run_until(command, lambda: longer_than(saved), signal.SIGTERM)
     assert code == 143
     for output in (interrupted, terminated):
         assert output.splitlines()[-1].startswith("rllib: interrupted")
         for noise in ("Traceback", "***", "PC: @", "was saved"):
             assert noise not in output
 
-    last = max(len(results) for results, _ in rows(storage).values()) + 3
+    last = max(lengths()) + 3
     finished, code = run_until([*command, "--stop", json.dumps({"training_iteration": last})])
     assert code == 0, finished
     assert finished.count(": terminated, results in") == 2
@@ -124,6 +127,7 @@ def test_time_left_by_hand():
     both = {"timesteps_total": 1_000_000, "training_iteration": 16, "evaluation/leader/episode_return_mean": 5}
     assert progress(result, both) == "1,500 env steps/s, about 0:01:00 left"  # the iterations end first
     assert progress({}, both) == "in its first iteration"
+    assert progress({"trial_id": "1", "hostname": "here"}, both) == "in its first iteration"  # what Tune knows at the start
 
 
 def test_a_cut_off_state_is_one_line(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import get_trainable_cls
 
-from rllib_ddn import cli
+from rllib_ddn.cli.playing import play as play_checkpoint
 from rllib_ddn.envs import smac as module
 from rllib_ddn.envs.grouping import BROKEN, as_team_env
 from rllib_ddn.envs.smac import PAPER_MAPS, SMACGames, SMACTeam
@@ -207,7 +207,7 @@ def test_evaluation_saves_replays(build, stand_in, tmp_path, monkeypatch):
     checkpoint = Path(algo.save(str(tmp_path / "checkpoint")).checkpoint.path)
     monkeypatch.setattr("ray.init", lambda **kwargs: None)
     monkeypatch.setattr("ray.shutdown", lambda: None)
-    results = cli._evaluate(checkpoint, "DDN", None, {}, 2, cli.Network.both, False, None, tmp_path / "replays")
+    results = play_checkpoint(checkpoint, "DDN", None, {}, 2, "both", False, None, tmp_path / "replays")
     assert [folder for folder, _ in stand_in.REPLAYS] == [str(tmp_path / "replays")] * 4
     assert results["follower"]["win_rate"] in (0, 0.5, 1)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+
 from examples import target
 from examples.target import two_steps
-
 from rllib_ddn import QMIXConfig
 from rllib_ddn.learning.batch import make_batch
 from rllib_ddn.learning.targets import td_targets

@@ -54,8 +54,17 @@ def test_imports_are_found(tmp_path):
 
 
 def test_the_learner_is_free_of_ray():
-    learner = lambda name: within(name, "rllib_ddn.team", "rllib_ddn.networks", "rllib_ddn.learning")  # noqa: E731
+    learner = lambda name: within(  # noqa: E731
+        name, "rllib_ddn.team", "rllib_ddn.losses", "rllib_ddn.networks", "rllib_ddn.learning"
+    )
     assert doors(learner, lambda name: within(name, "ray", "rllib_ddn.envs")) == {}
+
+
+def test_networks_know_nothing_of_how_they_are_trained():
+    assert (
+        doors(lambda name: within(name, "rllib_ddn.networks", "rllib_ddn.losses"), lambda name: within(name, "rllib_ddn.learning"))
+        == {}
+    )
 
 
 def test_the_learner_runs_where_ray_cannot_be_imported():

@@ -38,10 +38,19 @@ class Interruption(Callback):
             # Not print(), which a signal may have interrupted.
             os.write(2, f"\nrllib: {why}; waiting for the iteration to end, to save it. Ctrl-C: stop at once.\n".encode())
 
-    def listen(self) -> None:
-        """Handles the signals from here on. Ray replaces the handler of SIGTERM when it starts."""
+    def __enter__(self) -> Interruption:
+        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-        for number in (signal.SIGINT, signal.SIGTERM):
+        self.listen()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Handles the signals from here on; to be called again when Ray, which replaces a handler, has started."""
+        for number in self._handlers:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:

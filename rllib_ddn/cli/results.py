@@ -117,10 +117,10 @@ def progress(result: Mapping[str, Any], stop: Mapping[str, float]) -> str:
     """Env steps per second of the last iteration, and the time left until a trial stops.
 
     Args:
-        result: the trial's last result, {} before the first.
+        result: the trial's last result; before the first, what Tune knows of the trial.
         stop: at which values of which keys it stops; those that grow evenly tell the time.
     """
-    if not result:
+    if "training_iteration" not in result:
         return "in its first iteration"
     told = []
     if result.get("num_env_steps_sampled_this_iter") and result["time_this_iter_s"] > 0:

@@ -23,14 +23,13 @@ from rllib_ddn.cli.resume import check_checkpoint, prepare
 
 def run(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
     """Completes the experiments with the command's options, checks them, and runs them on Tune."""
-    interruption = Interruption()
-    interruption.listen()
-    try:
-        failed = _run(experiments, options, interruption)
-    except KeyboardInterrupt:
-        failed = 0
-    with one_line_errors(1):
-        ray.shutdown()
+    with Interruption() as interruption:
+        try:
+            failed = _run(experiments, options, interruption)
+        except KeyboardInterrupt:
+            failed = 0
+        with one_line_errors(1):
+            ray.shutdown()
     if interruption.why:
         fail(f"{interruption.why}; the same command with --resume goes on from there.", interruption.code)
     if failed:

@@ -29,7 +29,7 @@ class TrainBatch:
         rewards: ``[M]``.
         terminated: ``[M]``, 1 at the last step of episodes that terminated.
         valid: ``[M]``, 1 at steps, 0 at final observations (and padding).
-        uniform: ``[M]``, random numbers in [0, 1) for whatever the update draws at random.
+        uniform: ``[M]``, one random number in [0, 1) a row, for what the update draws at random.
         next: ``[M]`` int64, the row of the following time step; of a row without one, its own.
         batch_sizes: ``[T + 1]`` int64 on the CPU, number of episodes at each step.
     """
@@ -51,7 +51,8 @@ class TrainBatch:
         return TeamValues(out.q, actions, self.action_mask, self.state, self.z, out.hidden_states, self.batch_sizes)
 
     def once(self, compute: Callable[[TrainBatch], Tensor]) -> Tensor:
-        """``compute(self)``, computed at the first call and kept for the following ones."""
+        """``compute(self)``, computed at the first call and kept for the following ones. Where a loss needs its
+        gradient, ``compute`` enables gradients itself: the first call may come without them."""
         if compute not in self._computed:
             self._computed[compute] = compute(self)
         return self._computed[compute]

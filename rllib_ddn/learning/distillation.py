@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from rllib_ddn.learning import losses
+from rllib_ddn import losses
 from rllib_ddn.learning.batch import TrainBatch
-from rllib_ddn.learning.losses import Statistics
+from rllib_ddn.losses import Statistics, merged
 from rllib_ddn.networks.agent import AgentOutput, TeamNetwork
 
 
 class DistillationTerm(ABC):
-    """One term of L_local: how far the follower is from the leader.
+    """One term of L_local: how far the follower is from the leader. It has no parameters of its own.
 
     Args:
         temperature: tau of ``softmax(Q / tau)``, for terms that have one.
@@ -32,7 +32,7 @@ class DistillationTerm(ABC):
         """
         Args:
             follower: its unroll of the batch.
-            leader: its unroll of the batch. Detach it: no gradient of L_local may reach the leader.
+            leader: its unroll of the batch, detached: no gradient of L_local reaches the leader.
             batch: the batch; only rows that are ``valid`` count.
 
         Returns:
@@ -42,35 +42,35 @@ class DistillationTerm(ABC):
 
 
 class BlockTerm(DistillationTerm):
-    """L_B of Equation 6: see :func:`rllib_ddn.learning.losses.block_loss`."""
+    """L_B of Equation 6: see :func:`rllib_ddn.losses.block_loss`."""
 
     def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
         return losses.block_loss(follower.fused, leader.fused, batch.valid), {}
 
 
 class KLTerm(DistillationTerm):
-    """L_Q of Equation 6: see :func:`rllib_ddn.learning.losses.q_loss`."""
+    """L_Q of Equation 6: see :func:`rllib_ddn.losses.q_loss`."""
 
     def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
         return losses.q_loss(follower.q, leader.q, batch.action_mask, batch.valid, self.temperature), {}
 
 
 class SquaredTerm(DistillationTerm):
-    """CTDS's regression of Q values: see :func:`rllib_ddn.learning.losses.squared_q_loss`."""
+    """CTDS's regression of Q values: see :func:`rllib_ddn.losses.squared_q_loss`."""
 
     def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
         return losses.squared_q_loss(follower.q, leader.q, batch.action_mask, batch.valid), {}
 
 
 class ImitationTerm(DistillationTerm):
-    """IGM-DA's imitation of greedy actions: see :func:`rllib_ddn.learning.losses.imitation_loss`."""
+    """IGM-DA's imitation of greedy actions: see :func:`rllib_ddn.losses.imitation_loss`."""
 
     def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
         return losses.imitation_loss(follower.q, leader.q, batch.action_mask, batch.valid, self.temperature), {}
 
 
 class FeatureTerm(DistillationTerm):
-    """L_F of Equation 6: see :func:`rllib_ddn.learning.losses.feature_loss`."""
+    """L_F of Equation 6: see :func:`rllib_ddn.losses.feature_loss`."""
 
     def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
         return losses.feature_loss(follower.features, leader.features, batch.valid), {}
@@ -112,14 +112,15 @@ class Distillation(nn.Module):
             leader: the leader's unroll of the batch.
             batch: the batch.
         """
+        leader = AgentOutput(*(tensor.detach() for tensor in leader))
         total, statistics = follower.q.new_zeros(()), Statistics()
         for name, (term, coefficient) in self.terms.items():
             value, its_own = term(follower, leader, batch)
             total = total + coefficient * value
-            statistics |= {f"loss_{name}": value.detach(), **its_own}
+            statistics = merged(merged(statistics, {f"loss_{name}": value}), its_own)
         return total, statistics
 
     def trained(self) -> list[nn.Parameter]:
         """What the follower's optimizer trains."""
-        parts = self.follower.named_parameters()
+        parts = [(name, parameter) for name, parameter in self.follower.named_parameters() if parameter.requires_grad]
         return [parameter for name, parameter in parts if self._trains_agent or not name.startswith("agent.")]

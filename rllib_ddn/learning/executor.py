@@ -1,48 +1,50 @@
-"""In which order the follower's loss and the host's are computed: one after the other, or side by side."""
+"""How leader and follower share a machine in an update: one after the other, or side by side.
+
+An executor runs the leader and gets the follower's loss under way; both give the same numbers, bit for bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rllib_ddn.learning.losses import Statistics
+from rllib_ddn.learning.batch import TrainBatch
+from rllib_ddn.learning.distillation import Distillation
+from rllib_ddn.losses import Statistics
+from rllib_ddn.networks.agent import AgentOutput
 
-Compute = Callable[[], tuple[Tensor, Statistics]]
-# Is given a computation and the parameters that its loss is a function of; returns a function that gives its result.
-Executor = Callable[[Compute, Sequence[Tensor]], Compute]
+Unroll = Callable[[TrainBatch], AgentOutput]
+FollowerLoss = Callable[[], tuple[Tensor, Statistics]]
+# Unrolls the leader over the batch; returns its output, and a function that gives the follower's loss.
+Executor = Callable[[Unroll, Distillation, TrainBatch], tuple[AgentOutput, FollowerLoss]]
 
 
-def in_turn(compute: Compute, parameters: Sequence[Tensor]) -> Compute:
-    """Computes the loss when it is asked for."""
-    return compute
+def in_turn(unroll_leader: Unroll, distillation: Distillation, batch: TrainBatch) -> tuple[AgentOutput, FollowerLoss]:
+    """The follower's turn comes when its loss is asked for."""
+    leader = unroll_leader(batch)
+    return leader, lambda: distillation.loss(distillation.unroll(batch), leader, batch)
 
 
-def side_by_side(compute: Compute, parameters: Sequence[Tensor]) -> Compute:
-    """Computes the loss and its gradients in another thread, from now on.
+def side_by_side(unroll_leader: Unroll, distillation: Distillation, batch: TrainBatch) -> tuple[AgentOutput, FollowerLoss]:
+    """A thread of its own unrolls the follower from now on, takes its loss when the leader is there, and then the
+    gradients.
 
     torch's operators release Python's lock while they run, so two losses that share no parameters keep
     two cores busy; a second thread *inside* every operator gains little, because the steps of a recurrent
-    network are small. The results are those of :func:`in_turn`, bit for bit.
-
-    Args:
-        compute: returns a scalar and statistics.
-        parameters: the tensors that the loss is a function of; the gradient is taken of all of them.
-
-    Returns:
-        A function that waits for the loss, and raises what ``compute`` raised. The loss's ``backward()``
-        waits for the thread's gradients and passes them on.
+    network are small. The returned loss's ``backward()`` waits for the thread's gradients and passes them on.
     """
-    parameters = tuple(parameters)
-    value: Future[tuple[Tensor, Statistics]] = Future()
-    gradients: Future[tuple[Tensor | None, ...]] = Future()
+    leader = Future[AgentOutput]()
+    value, gradients = Future[tuple[Tensor, Statistics]](), Future[tuple[Tensor | None, ...]]()
+    parameters = tuple(distillation.trained())
 
-    def run() -> None:
+    def learn() -> None:
         try:
-            loss, statistics = compute()
+            follower = distillation.unroll(batch)
+            loss, statistics = distillation.loss(follower, leader.result(), batch)
             value.set_result((loss.detach(), statistics))
             gradients.set_result(torch.autograd.grad(loss, parameters, allow_unused=True))
         except BaseException as error:  # raised where the result is waited for
@@ -54,8 +56,13 @@ def side_by_side(compute: Compute, parameters: Sequence[Tensor]) -> Compute:
         loss, statistics = value.result()
         return _HandOver.apply(loss, gradients, *parameters), statistics
 
-    _THREAD.submit(run)
-    return result
+    _THREAD.submit(learn)
+    try:
+        leader.set_result(unroll_leader(batch))
+    except BaseException as error:
+        leader.set_exception(error)  # or the thread would wait for ever
+        raise
+    return leader.result(), result
 
 
 # One thread for all updates: the memory that a thread has freed is kept for the next update.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rllib_ddn.learning.batch import TrainBatch
-from rllib_ddn.learning.losses import Statistics, idm_loss, masked_mean
+from rllib_ddn.losses import Statistics, check_shape, idm_loss, masked_mean
 from rllib_ddn.networks.idm import InternalDistillationModule
 from rllib_ddn.networks.mixers.mixer import TeamSizes
 
@@ -26,8 +26,9 @@ class IntrinsicReward(nn.Module, ABC):
         sizes: of the team.
         coefficient: scale of the reward.
         mask_probability: mu, probability with which a step gets its reward.
-        normalize: divide the reward by a running standard deviation of the discounted sums of novelty over
-            the episodes so far, as RND does (Burda et al. 2018, section 2.4).
+        normalize: divide the reward by a running standard deviation of the discounted sums of novelty in the
+            batches so far, as RND does (Burda et al. 2018, section 2.4); before the first, the reward is 0. On
+            several GPUs the batches are those of the first.
         gamma: discount of these sums.
     """
 
@@ -55,9 +56,10 @@ class IntrinsicReward(nn.Module, ABC):
     def novelty(self, batch: TrainBatch) -> Tensor:
         """How new each row of the batch is, ``[M]``, 0 or more."""
 
-    @abstractmethod
     def loss(self, batch: TrainBatch) -> tuple[Tensor, Statistics]:
-        """What is minimized so that known states lose their novelty, and its statistics."""
+        """What is minimized so that known states lose their novelty, and its statistics. Not called where there
+        are no parameters to train."""
+        raise NotImplementedError(f"{type(self).__name__} has parameters but no loss().")
 
     @torch.no_grad()
     def observe(self, batch: TrainBatch) -> None:
@@ -86,9 +88,10 @@ class IntrinsicReward(nn.Module, ABC):
         """The intrinsic reward of each row ``[M]`` (Equation 9), zero where the mask is."""
         keep = (batch.uniform < self.mask_probability).float()
         reward = self.coefficient * keep * self.novelty(batch).detach()
+        check_shape(reward, batch.rewards, f"{type(self).__name__}'s novelty")
         if self.normalize:
             std = (self.square / self.count.clamp(min=1.0)).sqrt()
-            reward = reward / torch.where(std > 0, std, torch.ones_like(std))
+            reward = torch.where(self.count > 0, reward / torch.where(std > 0, std, 1.0), 0.0)
         return reward
 
     def statistics(self, reward: Tensor, batch: TrainBatch) -> Statistics:
@@ -106,9 +109,9 @@ class IDM(IntrinsicReward):
 
     Args:
         sizes: of the team.
-        norm: how the squared errors of the networks' outputs make L_I. Equation 8 has 1/n before a squared norm:
-            "mean" reads n as the number of outputs; "sum" as something else, so that the squared norm counts
-            whole, and the reward is as many times larger as there are outputs (64).
+        norm: how the squared errors of the networks' outputs make L_I (Equation 8 has 1/n before a squared norm,
+            and does not say what n is): "mean" divides the squared norm by the number of outputs (64); "sum"
+            does not, so that the reward is 64 times larger.
         shared: the arguments of :class:`IntrinsicReward`.
 
     Raises:

@@ -7,7 +7,6 @@ mixer), ``"follower"`` and ``"intrinsic"``. Its loss, optimizer, gradient norm a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,10 +17,9 @@ from torch import Tensor
 from rllib_ddn.learning.batch import TrainBatch
 from rllib_ddn.learning.distillation import Distillation
 from rllib_ddn.learning.executor import Executor, in_turn
+from rllib_ddn.learning.host import Host
 from rllib_ddn.learning.intrinsic import IntrinsicReward
-from rllib_ddn.learning.losses import Statistics
-from rllib_ddn.learning.value_decomposition import ValueDecomposition
-from rllib_ddn.networks.agent import AgentOutput
+from rllib_ddn.losses import Statistics, merged
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": partial(torch.optim.RMSprop, alpha=0.99, eps=1e-5),
@@ -36,26 +34,30 @@ class Update:
 
     Attributes:
         losses: a scalar for each learner that learns in this update.
-        statistics: scalars by name, detached, on the learner's device.
+        statistics: scalars by name, detached.
     """
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     statistics: Statistics = field(default_factory=dict)
 
     def add(self, learner: str, loss: Tensor, statistics: Statistics) -> None:
-        """Takes a learner's loss and its statistics in."""
+        """Takes a learner's loss and its statistics in.
+
+        Raises:
+            ValueError: a statistic of this name is there already.
+        """
         self.losses[learner] = loss
-        self.statistics |= statistics
+        self.statistics = merged(self.statistics, statistics)
 
 
 def compute_update(
-    host: ValueDecomposition,
+    host: Host,
     batch: TrainBatch,
     distillation: Distillation | None = None,
     intrinsic: IntrinsicReward | None = None,
     *,
     learners: Collection[str] = LEARNERS,
-    pays_intrinsic_reward: bool = True,
+    add_intrinsic_reward: bool = True,
     executor: Executor = in_turn,
 ) -> Update:
     """The losses of one update. No loss has gradients for another learner's parameters.
@@ -66,41 +68,33 @@ def compute_update(
         distillation: the follower, which learns from the host's agent network.
         intrinsic: the intrinsic reward.
         learners: who learns in this update.
-        pays_intrinsic_reward: whether the intrinsic reward is added here; not where the env runner has
-            added it.
-        executor: runs the follower beside the host, or after it.
+        add_intrinsic_reward: whether the intrinsic reward is added here; not where the env runner has added it.
+        executor: runs the follower after the host, or beside it.
+
+    Raises:
+        ValueError: a part of the user's gives another shape than it should.
     """
-    update, teacher = Update(), Future[AgentOutput]()
+    update, follower_loss = Update(), None
 
-    def distil() -> tuple[Tensor, Statistics]:  # Equations 6 and 7
-        assert distillation is not None
-        follower = distillation.unroll(batch)
-        return distillation.loss(follower, teacher.result(), batch)
-
-    follower_learns = distillation is not None and distillation.terms and FOLLOWER in learners
-    distilled = executor(distil, distillation.trained()) if distillation and follower_learns else None
-
-    try:
-        with torch.set_grad_enabled(HOST in learners):
-            leader = host.unroll(batch)  # line 17
-    except BaseException as error:
-        teacher.set_exception(error)
-        raise
-    teacher.set_result(leader)
+    with torch.set_grad_enabled(HOST in learners):  # line 17
+        if distillation is not None and distillation.terms and FOLLOWER in learners:
+            leader, follower_loss = executor(host.unroll, distillation, batch)
+        else:
+            leader = host.unroll(batch)
 
     rewards = batch.rewards
     if intrinsic is not None:
         intrinsic.observe(batch)
         bonus = intrinsic.reward(batch)  # Equation 9, before the predictor learns from these states
-        update.statistics |= intrinsic.statistics(bonus, batch)
-        if pays_intrinsic_reward:
+        update.statistics = intrinsic.statistics(bonus, batch)
+        if add_intrinsic_reward:
             rewards = rewards + bonus  # line 20, Equation 10
 
     if HOST in learners:
         update.add(HOST, *host.td_loss(leader, rewards, batch))  # lines 19 and 21, Equation 5
-    if distilled is not None:
-        update.add(FOLLOWER, *distilled())  # Equations 6 and 7
-    if intrinsic is not None and INTRINSIC in learners:
+    if follower_loss is not None:
+        update.add(FOLLOWER, *follower_loss())  # Equations 6 and 7
+    if intrinsic is not None and INTRINSIC in learners and intrinsic.trained():
         update.add(INTRINSIC, *intrinsic.loss(batch))  # Equation 8
     return update
 
@@ -153,5 +147,6 @@ def clip_gradients(optimizers: Mapping[str, torch.optim.Optimizer], largest_norm
     norms = {}
     for learner, optimizer in optimizers.items():
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norms[learner] = torch.nn.utils.clip_grad_norm_(parameters, torch.inf if largest_norm is None else largest_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, torch.inf if largest_norm is None else largest_norm)
+        norms[learner] = norm.to(parameters[0].device)
     return norms

@@ -6,6 +6,7 @@ time when acting, with the same weights and the same result.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -110,7 +111,7 @@ class AgentOutput(NamedTuple):
     hidden: Tensor
 
 
-class TeamNetwork(nn.Module):
+class TeamNetwork(nn.Module, ABC):
     """What all networks of a team share: a fusion of the inputs, then the agent network.
 
     Rows are time steps of teams: M of them, each with N agents. In training they are all steps of a
@@ -130,9 +131,9 @@ class TeamNetwork(nn.Module):
         """What :meth:`forward` takes of ``z [M, N, Z]`` and ``state [M, S]``."""
         return (z, state) if self.sees_state else (z,)
 
+    @abstractmethod
     def fuse(self, *inputs: Tensor) -> Tensor:
         """The fused input ``[M, N, D]`` of :meth:`inputs`."""
-        raise NotImplementedError
 
     def agent_input(self, fused: Tensor, z: Tensor) -> Tensor:
         """What the agent network sees, ``[M, N, X]``; by default what :meth:`fuse` gives."""

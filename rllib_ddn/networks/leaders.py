@@ -6,6 +6,7 @@ is the table of ``state_fusion``: one class a leader, which names the follower t
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import torch
@@ -19,7 +20,7 @@ from rllib_ddn.networks.mixers.mixer import TeamSizes
 class FusingNetwork(TeamNetwork):
     """A fusion block, then the agent network: what leaders and followers share.
 
-    One of your own defines :meth:`make_fusion` and :meth:`fuse`.
+    Subclasses define :meth:`make_fusion` and :meth:`fuse`.
 
     Args:
         sizes: of the team.
@@ -38,9 +39,9 @@ class FusingNetwork(TeamNetwork):
         self.fusion = self.make_fusion(sizes, embed_dim, hyper_dim)
         self.agent = AgentNetwork(embed_dim + self.sees_local * sizes.local_dim, sizes.num_actions, sizes.hidden_dim)
 
+    @abstractmethod
     def make_fusion(self, sizes: TeamSizes, embed_dim: int, hyper_dim: int) -> nn.Module:
         """The module that :meth:`fuse` uses."""
-        raise NotImplementedError
 
     def agent_input(self, fused: Tensor, z: Tensor) -> Tensor:
         return torch.cat([fused, z], -1) if self.sees_local else fused  # [M, N, D (+ Z)]

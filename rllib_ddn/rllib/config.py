@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import Any, Self
+from collections.abc import Collection
+from typing import Any, ClassVar, Self
 
+import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
 
-from rllib_ddn.envs.grouping import as_team_env
+from rllib_ddn.envs.grouping import as_team_env, team_of
 from rllib_ddn.learning.episodes import EpisodeReplay
 from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
@@ -33,7 +35,7 @@ from rllib_ddn.rllib.keys import (
     whole,
 )
 from rllib_ddn.rllib.model import AGENT, class_of
-from rllib_ddn.team import TeamEnvError
+from rllib_ddn.team import TeamEnvError, TeamSpec
 
 RENAMED = {"lpn_lr": "follower_lr", "idm_lr": "intrinsic_lr"}
 # Keys that RLlib takes in config dicts although no attribute has their name.
@@ -42,14 +44,16 @@ _KEYS_OF_RLLIB = frozenset(vars(AlgorithmConfig()))
 _KEYS_OF_RLLIBS_TRAINING = set(inspect.signature(AlgorithmConfig.training).parameters) - {"self"}
 
 
-@documented
 class ValueDecompositionConfig(AlgorithmConfig):
     """Configures a :class:`~rllib_ddn.rllib.value_decomposition.ValueDecomposition`. The defaults are the DDN
     paper's (section B.3), or PyMARL's where it is silent.
 
-    The keys are declared below, this package's own and those of RLlib's that have another default or meaning
-    here. ``help()`` of :meth:`training` lists them.
+    All keys that this package adds, or that have another default or meaning here, are declared in the body
+    of the class; ``help()`` of :meth:`training` lists those that it takes. A subclass changes defaults with
+    ``defaults = {key: value}``.
     """
+
+    defaults: ClassVar[dict[str, Any]] = {}
 
     # Keys of this package's own.
     mixer: Any = key(
@@ -80,7 +84,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
     double_q: bool = key(True, FLAG, "whether the online network chooses the targets' actions; else the target network does.")
     target_update_interval_episodes: int = key(200, COUNT, "sampled episodes between updates of the targets.")
     target_update_interval_updates: int | None = key(
-        None, COUNT.or_none(), "in the place of episodes: learning updates between updates of the targets."
+        None, COUNT.or_none(), "learning updates between updates of the targets; replaces ``target_update_interval_episodes``."
     )
     tau: float = key(
         1.0,
@@ -126,8 +130,14 @@ class ValueDecompositionConfig(AlgorithmConfig):
     evaluation_interval: int | None = key(1, COUNT.or_none(), "iterations between evaluations.")
     evaluation_duration: int = key(32, COUNT, "greedy episodes of each network in an evaluation.")
 
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        documented(cls)
+
     def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class)
+        from rllib_ddn.rllib.value_decomposition import ValueDecomposition  # which is made with this config
+
+        super().__init__(algo_class=algo_class or ValueDecomposition)
         for name, value in declared(type(self)).items():
             setattr(self, name, copy.deepcopy(value.default))
 
@@ -147,9 +157,14 @@ class ValueDecompositionConfig(AlgorithmConfig):
         """The networks that can act."""
         return (AGENT,)
 
+    @classmethod
+    def taken_by_training(cls) -> set[str]:
+        """The declared keys that :meth:`training` takes; RLlib's others have methods of their own."""
+        return {name for name in declared(cls) if name in _KEYS_OF_RLLIBS_TRAINING or name not in _KEYS_OF_RLLIB}
+
     @override(AlgorithmConfig)
     def training(self, **settings: Any) -> Self:
-        keys = {name for name in declared(type(self)) if name in _KEYS_OF_RLLIBS_TRAINING or name not in _KEYS_OF_RLLIB}
+        keys = self.taken_by_training()
         for name in settings:
             if name not in keys and name not in _KEYS_OF_RLLIBS_TRAINING:
                 raise ValueError(self._unknown_key(name, [*keys, *_KEYS_OF_RLLIBS_TRAINING]))
@@ -186,12 +201,16 @@ class ValueDecompositionConfig(AlgorithmConfig):
         super().validate()
         for name, value in declared(type(self)).items():
             value.validate(name, getattr(self, name))
-        self._validate_mixer()
+        check_options("mixer_config", class_of(self.mixer, MIXERS), self.mixer_config)
+        if self.targets is not None and self.td_lambda:
+            raise ValueError(
+                f"td_lambda belongs to the targets of this package: leave it 0 beside your own; got {self.td_lambda!r}."
+            )
         self._validate_replay()
         self._validate_rllibs_keys()
 
     def check_env(self) -> None:
-        """Builds the env once, here in this process, and checks it.
+        """Builds the env and the parts with options once, here in this process, and checks them.
 
         Raises:
             TeamEnvError: the env breaks the convention (see :mod:`rllib_ddn.envs.grouping`).
@@ -201,12 +220,17 @@ class ValueDecompositionConfig(AlgorithmConfig):
         _, creator = self.algo_class._get_env_id_and_creator(self.env, self)
         context = EnvContext(self.env_config, worker_index=0)
         env = as_team_env(creator(context), context)
+        _, observation_space, action_space = team_of(env)
         if hasattr(env, "close"):
             env.close()
+        spec = TeamSpec.from_spaces(observation_space, action_space)
+        local_dim = spec.obs_dim + spec.num_actions + spec.num_agents
+        with torch.random.fork_rng():
+            self.check_parts(TeamSizes(spec.num_agents, spec.num_actions, spec.state_dim, local_dim, self.agent_hidden_dim))
 
-    def _validate_mixer(self) -> None:
-        mixer = class_of(self.mixer, MIXERS)
-        check_options("mixer_config", mixer, self.mixer_config)
+    def check_parts(self, sizes: TeamSizes) -> None:
+        """Builds the parts that have options, to check their values."""
+        class_of(self.mixer, MIXERS)(sizes, **self.mixer_config)
 
     def _validate_replay(self) -> None:
         for name in self.replay_buffer_config:
@@ -234,6 +258,8 @@ class ValueDecompositionConfig(AlgorithmConfig):
             raise ValueError(f"env_runner_cls is TeamEnvRunner or a subclass of it; got {self.env_runner_cls!r}.")
         if self.batch_mode != "complete_episodes":
             raise ValueError(f'batch_mode is "complete_episodes", updates need whole episodes; got {self.batch_mode!r}.')
+        if self.grad_clip_by != "global_norm":
+            raise ValueError(f'grad_clip_by is "global_norm", of each optimizer; got {self.grad_clip_by!r}.')
         if self.remote_worker_envs:
             raise ValueError("remote_worker_envs is False; use more env runners instead.")
         if list(self.policies) != [DEFAULT_POLICY_ID]:
@@ -244,9 +270,11 @@ class ValueDecompositionConfig(AlgorithmConfig):
     def _unknown_key(self, name: str, known: list[str]) -> str:
         """The message about a key that this config does not have."""
         mine = type(self).__name__
-        if name in RENAMED:
+        if RENAMED.get(name) in declared(type(self)):
             return f"config key {name!r} is now {RENAMED[name]!r}."
-        owners = [other.__name__ for other in _subclasses(ValueDecompositionConfig) if name in vars(other)]
+        if name in declared(type(self)):
+            return f"config key {name!r} is not training()'s: env_runners(), evaluation(), resources() or reporting() takes it."
+        owners = [other.__name__ for other in _subclasses(ValueDecompositionConfig) if name in declared(other)]
         if owners:
             return f"unknown config key {name!r}: it is a key of {owners[0]}, and {mine} has no use for it."
         return f"unknown config key {name!r}.{did_you_mean(name, known) or f' See the docstring of {mine}.training().'}"
@@ -260,25 +288,28 @@ def _subclasses(base: type) -> list[type]:
     return found
 
 
-def check_options(key: str, owner: Any, options: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
-    """Checks the options of a class in a table, by making one for a small team.
+def check_options(key: str, owner: Any, options: dict[str, Any], shared: Collection[str] = ()) -> None:
+    """Checks the names of the options of a class in a table; their values are checked where it is built.
 
     Args:
         key: the config key that holds them.
         owner: the class, built as ``owner(sizes, **options)``.
         options: what the user gave.
-        shared: arguments that the class gets from other keys.
+        shared: names of arguments that the class gets from other keys.
 
     Raises:
-        ValueError: an option is unknown, or the class refuses its value.
+        ValueError: an option is unknown.
     """
     accepted: list[str] = []
     for base in (base for base in owner.__mro__ if "__init__" in vars(base)):
-        parameters = inspect.signature(base).parameters.values()
-        accepted += [p.name for p in parameters if p.default != p.empty and p.name not in (shared or ())]
+        _, *parameters = inspect.signature(base).parameters.values()  # but the sizes
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        accepted += [p.name for p in named if p.name not in shared]
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             break  # it passes nothing on
     for name in options:
         if name not in accepted:
             raise ValueError(f"{key}[{name!r}] is unknown: {owner.__name__} has {', '.join(accepted) or 'no options'}.")
-    owner(TeamSizes(2, 3, 4, 8, 5), **(shared or {}), **options)
+
+
+documented(ValueDecompositionConfig)  # subclasses are when they are made

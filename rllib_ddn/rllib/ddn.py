@@ -10,9 +10,9 @@ from ray.rllib.utils.annotations import override
 
 from rllib_ddn.learning.distillation import TERMS, DistillationTerm
 from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
-from rllib_ddn.networks import LEADERS, MIXERS, Leader
+from rllib_ddn.networks import LEADERS, MIXERS, Follower, Leader, TeamSizes
 from rllib_ddn.rllib.config import ValueDecompositionConfig, check_options
-from rllib_ddn.rllib.ddn_policy import MIXTURE, DDNTorchPolicy
+from rllib_ddn.rllib.ddn_policy import DDNTorchPolicy
 from rllib_ddn.rllib.keys import (
     ABOVE_0,
     AT_LEAST_0,
@@ -23,12 +23,11 @@ from rllib_ddn.rllib.keys import (
     OPTIMIZER,
     PROBABILITY,
     Accepts,
-    documented,
     entry_of,
     key,
     one_of,
 )
-from rllib_ddn.rllib.model import FOLLOWER, LEADER, class_of, intrinsic_reward_class
+from rllib_ddn.rllib.model import FOLLOWER, LEADER, MIXTURE, class_of, intrinsic_reward_class
 from rllib_ddn.rllib.value_decomposition import ValueDecomposition
 
 
@@ -40,12 +39,12 @@ def _are_terms(value: Any) -> bool:
     )
 
 
+_SHARED = ("coefficient", "mask_probability", "normalize", "gamma")  # what an intrinsic reward gets from other keys
 _TERMS = Accepts(
     "{name: (term, coefficient)} with names or subclasses of DistillationTerm and coefficients of at least 0", _are_terms
 )
 
 
-@documented
 class DDNConfig(ValueDecompositionConfig):
     """Configures :class:`DDN`: all keys of :class:`ValueDecompositionConfig`, and those of the leader, the
     follower and the intrinsic reward.
@@ -76,8 +75,8 @@ class DDNConfig(ValueDecompositionConfig):
     fusion_embed_dim: int = key(64, COUNT, "D, size of S_hat and o_hat.")
     fusion_hyper_dim: int = key(8, COUNT, "K, hidden size of the hypernetwork that generates W.")
     block_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_B (Equation 6); 0 switches it off (Table 4).")
-    q_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_Q, likewise.")
-    feature_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_F, likewise.")
+    q_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_Q (Equation 6); 0 switches it off.")
+    feature_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_F (Equation 6); 0 switches it off.")
     q_loss: Any = key(
         "kl",
         entry_of({name: TERMS[name] for name in ("kl", "squared", "imitation")}, DistillationTerm),
@@ -119,7 +118,9 @@ class DDNConfig(ValueDecompositionConfig):
     )
     intrinsic_reward_coeff: float = key(1.0, AT_LEAST_0, "scale of the intrinsic reward.")
     normalize_intrinsic_reward: bool = key(
-        False, FLAG, "divide it by a running standard deviation of its discounted sums over the episodes, as RND does."
+        False,
+        FLAG,
+        "divide the intrinsic reward by a running standard deviation of its discounted sums over the episodes, as RND does.",
     )
     intrinsic_reward_stage: str = key(
         "replay",
@@ -133,9 +134,15 @@ class DDNConfig(ValueDecompositionConfig):
         'who acts in training: "follower", "leader", or "mixture", DAgger\'s: each round it is the leader with a probability '
         "that falls from 1 to 0.",
     )
-    mixture_timesteps: int = key(50_000, COUNT, "env steps over which it falls, linearly.")
-    follower_lr: Any = key(None, LEARNING_RATE.or_none(), "the follower's learning rate, likewise; None: ``lr``.")
-    intrinsic_lr: Any = key(None, LEARNING_RATE.or_none(), "the intrinsic reward's learning rate, likewise; None: ``lr``.")
+    mixture_timesteps: int = key(50_000, COUNT, 'env steps over which the leader\'s probability falls from 1 to 0 in a "mixture".')
+    follower_lr: Any = key(
+        None, LEARNING_RATE.or_none(), "the follower's learning rate or schedule, in the form of ``lr``; None: the same as ``lr``."
+    )
+    intrinsic_lr: Any = key(
+        None,
+        LEARNING_RATE.or_none(),
+        "the intrinsic reward's learning rate or schedule, in the form of ``lr``; None: the same as ``lr``.",
+    )
     follower_optimizer: Any = key("adam", OPTIMIZER, "the follower's optimizer, as ``optimizer``.")
     intrinsic_optimizer: Any = key("adam", OPTIMIZER, "the intrinsic reward's optimizer, as ``optimizer``.")
 
@@ -158,17 +165,31 @@ class DDNConfig(ValueDecompositionConfig):
         if not class_of(self.mixer, MIXERS).hosts_ddn:
             hosts = ", ".join(repr(name) for name, mixer in MIXERS.items() if mixer.hosts_ddn)
             raise ValueError(f"mixer is a host that a follower can learn from, one of {hosts}; {self.mixer!r} exists alone.")
+        leader = class_of(self.state_fusion, LEADERS)
+        if not issubclass(getattr(leader, "follower", object), Follower):
+            raise ValueError(
+                f"state_fusion: {leader.__name__} names no follower; set its attribute follower to a subclass of Follower."
+            )
+        taken = {"block", "q", "feature", "global", "idm"} & self.distillation_terms.keys()
+        if taken:
+            raise ValueError(f"distillation_terms[{min(taken)!r}]: that name is taken, choose another.")
         reward = intrinsic_reward_class(self.intrinsic_reward)
         if reward is not None:
-            shared = {"coefficient": 1.0, "mask_probability": 0.5, "normalize": False, "gamma": 0.9}
-            check_options("intrinsic_reward_config", reward, self.intrinsic_reward_config, shared)
-        if self.follower_agent == "leader" and (self.q_loss_coeff or self.feature_loss_coeff):
+            check_options("intrinsic_reward_config", reward, self.intrinsic_reward_config, _SHARED)
+        if self.follower_agent == "leader" and (self.q_loss_coeff or self.feature_loss_coeff or self.distillation_terms):
             raise ValueError(
                 'follower_agent="leader" leaves the follower its fusion block, which learns from L_B: '
-                "set q_loss_coeff and feature_loss_coeff to 0."
+                "set q_loss_coeff and feature_loss_coeff to 0, and leave distillation_terms empty."
             )
         if self.intrinsic_reward_stage == "trajectory" and reward is None:
             raise ValueError('intrinsic_reward_stage="trajectory" needs an intrinsic_reward, "idm" for one.')
+
+    @override(ValueDecompositionConfig)
+    def check_parts(self, sizes: TeamSizes) -> None:
+        super().check_parts(sizes)
+        reward = intrinsic_reward_class(self.intrinsic_reward)
+        if reward is not None:
+            reward(sizes, **self.intrinsic_reward_config)
 
 
 class DDN(ValueDecomposition):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +12,11 @@ from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
 from ray.rllib.utils.annotations import override
 
 from rllib_ddn.learning.batch import TrainBatch, make_batch
-from rllib_ddn.learning.executor import side_by_side
+from rllib_ddn.learning.executor import Executor, in_turn, side_by_side
 from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
 from rllib_ddn.learning.update import HOST, INTRINSIC, LEARNERS, Update, compute_update
-from rllib_ddn.rllib.model import FOLLOWER, LEADER, DDNTorchModel
+from rllib_ddn.rllib.model import FOLLOWER, LEADER, MIXTURE, DDNTorchModel
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
-
-MIXTURE = "mixture"  # leader or follower, a new choice for each round
 
 
 class DDNTorchPolicy(ValueDecompositionPolicy):
@@ -33,9 +30,8 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
 
     def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
         super().__init__(observation_space, action_space, config)
-        cores = math.ceil(config["num_cpus_for_main_process"] or 1)
-        if cores > 1 and self.device.type == "cpu":
-            self.executor = side_by_side
+        overlaps = config["num_cpus_for_main_process"] > 1 and self.device.type == "cpu"
+        self.executor: Executor = side_by_side if overlaps else in_turn
 
     OPTIMIZER_KEYS = {
         HOST: ("optimizer", "lr"),
@@ -51,6 +47,13 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
         share = 1.0 - self.global_timestep / self.config["mixture_timesteps"]
         return LEADER if np.random.default_rng(seed).random() < share else FOLLOWER
 
+    @property
+    def learner_threads(self) -> int:
+        """Where the follower learns beside the leader, each gets half of the cores."""
+        cores = super().learner_threads
+        return cores if self.executor is in_turn else cores // 2
+
+    @override(ValueDecompositionPolicy)
     def learners(self) -> Collection[str]:
         """Who learns now: all; or with ``leader_timesteps`` the leader first, and then the follower."""
         first_stage = self.config["leader_timesteps"]
@@ -59,14 +62,14 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
         return (HOST if self.global_timestep <= first_stage else FOLLOWER_LEARNER, INTRINSIC)
 
     @override(ValueDecompositionPolicy)
-    def compute_update(self, model: DDNTorchModel, batch: TrainBatch) -> Update:
+    def compute_update(self, model: DDNTorchModel, batch: TrainBatch, learners: Collection[str] = LEARNERS) -> Update:
         return compute_update(
             model.host,
             batch,
             model.distillation,
             model.intrinsic,
-            learners=self.learners(),
-            pays_intrinsic_reward=self.config["intrinsic_reward_stage"] == "replay",
+            learners=learners,
+            add_intrinsic_reward=self.config["intrinsic_reward_stage"] == "replay",
             executor=self.executor,
         )
 

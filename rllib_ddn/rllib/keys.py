@@ -13,13 +13,14 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
-from rllib_ddn.learning.update import OPTIMIZERS
+from rllib_ddn.learning.update import OPTIMIZERS, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,12 @@ class Key:
             ValueError: the value is not accepted; the message names the key, the value, and what is accepted.
         """
         if self.accepts is not None and not self.accepts.check(value):
-            near = ""
-            if isinstance(self.accepts, OneOf):
-                near = did_you_mean(value, self.accepts.names)
-            raise ValueError(f"{name} is {self.accepts.words}; got {value!r}.{near}")
+            hint = ""
+            if inspect.isabstract(value):
+                hint = f" It lacks {', '.join(sorted(value.__abstractmethods__))}()."
+            elif isinstance(self.accepts, OneOf):
+                hint = did_you_mean(value, self.accepts.names)
+            raise ValueError(f"{name} is {self.accepts.words}; got {value!r}.{hint}")
 
 
 def key(default: Any, accepts: Accepts | None, meaning: str) -> Any:
@@ -65,45 +68,50 @@ def key(default: Any, accepts: Accepts | None, meaning: str) -> Any:
 
 
 def declared(config_class: type) -> dict[str, Key]:
-    """A config class's keys, those of its bases first."""
-    bodies = [vars(base) for base in reversed(config_class.__mro__)]
-    return {name: value for body in bodies for name, value in body.items() if isinstance(value, Key)}
+    """A config class's keys, those of its bases first, with the ``defaults`` that a subclass changes."""
+    keys: dict[str, Key] = {}
+    for base in reversed(config_class.__mro__):
+        keys |= {name: value for name, value in vars(base).items() if isinstance(value, Key)}
+        keys |= {name: replace(keys[name], default=value) for name, value in vars(base).get("defaults", {}).items()}
+    return keys
 
 
-def documented(config_class: Any) -> Any:
-    """Class decorator: gives ``training()`` a docstring and a signature with the class's keys."""
-
-    inherited = config_class.training
+def documented(config_class: Any) -> None:
+    """Gives a config class's ``training()`` a docstring and a signature with the keys that it takes, and adds its
+    other keys to the docstring of the class."""
+    inherited, keys = config_class.training, declared(config_class)
 
     def training(self: Any, **settings: Any) -> Any:
         return inherited(self, **settings)
 
-    keys = declared(config_class)
-    entries = [f"            {name}: {value.meaning} Default: {value.default!r}." for name, value in keys.items()]
+    taken = {name: value for name, value in keys.items() if name in config_class.taken_by_training()}
+    entry = "{name}: {value.meaning} Default: {value.default!r}.".format
     training.__doc__ = "\n".join(
         [
             "Sets the training related configuration.",
             "",
-            "        Args:",
-            *entries,
-            "            settings: RLlib's own arguments of ``AlgorithmConfig.training()``.",
+            "Args:",
+            *(f"    {entry(name=name, value=value)}" for name, value in taken.items()),
+            "    settings: RLlib's own arguments of ``AlgorithmConfig.training()``.",
             "",
-            "        Returns:",
-            "            This config.",
+            "Returns:",
+            "    This config.",
             "",
-            "        Raises:",
-            "            ValueError: an argument is unknown; the message suggests the nearest name.",
+            "Raises:",
+            "    ValueError: an argument is unknown; the message suggests the nearest name.",
         ]
     )
+    others = [f"    - ``{entry(name=name, value=value)}" for name, value in keys.items() if name not in taken]
+    others = [line.replace(":", "``:", 1) for line in others]
+    config_class.__doc__ = "\n".join([inspect.cleandoc(config_class.__doc__ or ""), "", "RLlib's other keys:", "", *others])
     parameters = [
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-        *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value.default) for name, value in keys.items()),
+        *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value.default) for name, value in taken.items()),
         inspect.Parameter("settings", inspect.Parameter.VAR_KEYWORD),
     ]
     training.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     training.__qualname__ = f"{config_class.__qualname__}.training"
     config_class.training = training
-    return config_class
 
 
 def number(words: str, check: Callable[[Any], bool] = lambda value: True) -> Accepts:
@@ -135,7 +143,7 @@ def entry_of(table: Mapping[str, type], base: type, *more: Any) -> OneOf:
 
     def check(value: Any) -> bool:
         if isinstance(value, type):
-            return issubclass(value, base)
+            return issubclass(value, base) and not inspect.isabstract(value)
         if any(value is other for other in more):
             return True
         return isinstance(value, str) and value in table
@@ -170,10 +178,19 @@ LEARNING_RATE = Accepts(
 
 def _is_optimizer(value: Any) -> bool:
     kind = value.get("type") if isinstance(value, dict) else value
-    return isinstance(kind, str) and kind in OPTIMIZERS
+    if not isinstance(kind, str) or kind not in OPTIMIZERS:
+        return False
+    try:
+        make_optimizer(value, [torch.nn.Parameter(torch.zeros(1))], 1e-3)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
-OPTIMIZER = Accepts("'rmsprop', 'adam', or a dict with one of these as its type, and arguments of torch's class", _is_optimizer)
+OPTIMIZER = Accepts(
+    "'rmsprop', 'adam', or a dict with one of these as its type, and further arguments of torch's class (lr has a key of its own)",
+    _is_optimizer,
+)
 
 
 def did_you_mean(value: Any, names: tuple[str, ...] | list[str], cutoff: float = 0.6) -> str:

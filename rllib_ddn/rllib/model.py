@@ -11,16 +11,17 @@ from ray.rllib.models.torch.torch_modelv2 import TorchModelV2
 from torch import Tensor, nn
 
 from rllib_ddn.learning.distillation import TERMS, Distillation, DistillationTerm
+from rllib_ddn.learning.host import Host
 from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
 from rllib_ddn.learning.targets import td_targets
 from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
 from rllib_ddn.learning.update import HOST, INTRINSIC, Update
-from rllib_ddn.learning.value_decomposition import ValueDecomposition
 from rllib_ddn.networks import LEADERS, MIXERS, AgentOutput, LocalAgent, LocalInput, TeamNetwork, TeamSizes, greedy_actions
 from rllib_ddn.team import TeamSpec
 
 AGENT = "agent"  # the network of a host alone
 LEADER, FOLLOWER = "leader", "follower"
+MIXTURE = "mixture"  # leader or follower, a new choice for each round
 
 
 class ValueDecompositionModel(TorchModelV2, nn.Module):
@@ -32,13 +33,14 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
     The state of a recurrent policy is ``[hidden [N, H], last_action [N]]``.
 
     Attributes:
-        host, distillation, intrinsic: what the update is made of; a host alone has no other than ``host``.
+        host: what learns from the team's reward.
         networks: the networks that can act, by name.
-        log_names: under which name each learner's gradient norm and learning rate are logged.
+        log_names: under which name each learner's gradient norm is logged.
         tower_stats: RLlib's place for the statistics of an update.
     """
 
     log_names: Mapping[str, str] = {HOST: AGENT}
+    host: Host
     tower_stats: dict[str, Tensor]
 
     def __init__(
@@ -57,19 +59,17 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
         self.local_input = LocalInput(spec.num_agents, spec.num_actions, spec.obs_dim)
         local_dim = self.local_input.dim
         self.sizes = TeamSizes(spec.num_agents, spec.num_actions, spec.state_dim, local_dim, config["agent_hidden_dim"])
-        self.distillation: Distillation | None = None
-        self.intrinsic: IntrinsicReward | None = None
         self.build(config)
 
     def build(self, config: Mapping[str, Any]) -> None:
-        """Makes :attr:`host`, and what else there is."""
+        """Makes :attr:`host`."""
         self.host = self.make_host(LocalAgent(self.sizes.local_dim, self.sizes.num_actions, self.sizes.hidden_dim), config)
 
-    def make_host(self, agent: TeamNetwork, config: Mapping[str, Any]) -> ValueDecomposition:
+    def make_host(self, agent: TeamNetwork, config: Mapping[str, Any]) -> Host:
         """A host with this agent network and the config's mixer."""
         mixer = class_of(config["mixer"], MIXERS)(self.sizes, **config["mixer_config"])
         targets = config["targets"] or partial(td_targets, td_lambda=config["td_lambda"])
-        return ValueDecomposition(agent, mixer, gamma=config["gamma"], double_q=config["double_q"], targets=targets)
+        return Host(agent, mixer, gamma=config["gamma"], double_q=config["double_q"], targets=targets)
 
     @property
     def networks(self) -> dict[str, TeamNetwork]:
@@ -126,8 +126,8 @@ class DDNTorchModel(ValueDecompositionModel):
 
     log_names = {HOST: LEADER, FOLLOWER_LEARNER: FOLLOWER, INTRINSIC: INTRINSIC}
 
-    host: ValueDecomposition
     distillation: Distillation
+    intrinsic: IntrinsicReward | None
 
     def build(self, config: Mapping[str, Any]) -> None:
         leader_class = class_of(config["state_fusion"], LEADERS)
@@ -139,6 +139,7 @@ class DDNTorchModel(ValueDecompositionModel):
         self.host = self.make_host(leader, config)
         self.distillation = Distillation(follower, self._terms(config), trains_agent=own_agent)
         reward = intrinsic_reward_class(config["intrinsic_reward"])
+        self.intrinsic = None
         if reward is not None:  # made last, so that the other networks start alike with and without it
             self.intrinsic = reward(
                 self.sizes,
@@ -148,7 +149,7 @@ class DDNTorchModel(ValueDecompositionModel):
                 gamma=config["gamma"],
                 **config["intrinsic_reward_config"],
             )
-        self._acting = FOLLOWER if config["behaviour_network"] == "mixture" else config["behaviour_network"]
+        self._acting = FOLLOWER if config["behaviour_network"] == MIXTURE else config["behaviour_network"]
 
     @staticmethod
     def _terms(config: Mapping[str, Any]) -> dict[str, tuple[DistillationTerm, float]]:
@@ -171,24 +172,24 @@ class DDNTorchModel(ValueDecompositionModel):
 
     def trained(self) -> dict[str, list[nn.Parameter]]:
         parameters = {HOST: self.host.trained(), FOLLOWER_LEARNER: self.distillation.trained()}
-        return parameters if self.intrinsic is None else {**parameters, INTRINSIC: self.intrinsic.trained()}
+        if self.intrinsic is not None and self.intrinsic.trained():
+            parameters[INTRINSIC] = self.intrinsic.trained()
+        return parameters
 
     def custom_loss(self, policy_loss: list[Tensor], loss_inputs: Any) -> list[Tensor]:
         """RLlib's hook: adds L_local (Equation 7) and L_I (Equation 8) to the host's loss.
 
         Args:
-            policy_loss: what the policy's ``loss()`` returned, the host's.
+            policy_loss: what the policy's ``loss()`` returned: the host's, if it learns in this update.
             loss_inputs: the train batch, to which the policy has attached the :class:`Update`.
 
         Returns:
             One loss per optimizer, in the order of :meth:`trained`. RLlib wants one for each: who does
-            not learn in this update gets a loss of 0, whose gradients are zeros.
+            not learn in this update gets a loss of 0, and the policy leaves its parameters as they are.
         """
         update: Update = loss_inputs.computed
-        return [
-            update.losses[learner] if learner in update.losses else _zero(parameters)
-            for learner, parameters in self.trained().items()
-        ]
+        losses = {**update.losses, **dict(zip([HOST], policy_loss, strict=False))}
+        return [losses[learner] if learner in losses else _zero(parameters) for learner, parameters in self.trained().items()]
 
 
 def class_of(choice: Any, table: Mapping[str, Any]) -> Any:

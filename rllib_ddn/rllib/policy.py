@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,7 @@ from torch import Tensor
 
 from rllib_ddn.learning.batch import TrainBatch, make_batch
 from rllib_ddn.learning.episodes import empty_episodes
-from rllib_ddn.learning.executor import Executor, in_turn
-from rllib_ddn.learning.update import HOST, Update, check_finite, clip_gradients, compute_update, make_optimizer
+from rllib_ddn.learning.update import HOST, LEARNERS, Update, check_finite, clip_gradients, compute_update, make_optimizer
 from rllib_ddn.rllib.model import ValueDecompositionModel
 from rllib_ddn.team import OBS, TeamSpec, encode
 
@@ -40,7 +39,6 @@ class ValueDecompositionPolicy(TorchPolicyV2):
 
     def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
         self.spec = TeamSpec.from_spaces(observation_space, action_space)
-        self.executor: Executor = in_turn  # of the update
         self._gradient_norms: dict[str, Tensor] = {}
         self._rng = np.random.default_rng(config["seed"])  # explores in compute_actions() alone
         super().__init__(observation_space, action_space, config)
@@ -202,14 +200,24 @@ class ValueDecompositionPolicy(TorchPolicyV2):
 
     # -- Learning: Algorithm 1, lines 15 to 24 --------------------------------------------------
 
-    def compute_update(self, model: ValueDecompositionModel, batch: TrainBatch) -> Update:
+    def compute_update(self, model: ValueDecompositionModel, batch: TrainBatch, learners: Collection[str] = LEARNERS) -> Update:
         """The losses of one update on one device."""
-        return compute_update(model.host, batch)
+        return compute_update(model.host, batch, learners=learners)
+
+    def learners(self) -> Collection[str]:
+        """Who learns now."""
+        return LEARNERS
+
+    @property
+    def learner_threads(self) -> int:
+        """The number of torch's threads in the learner's process."""
+        return int(self.config["num_cpus_for_main_process"])
 
     @override(TorchPolicyV2)
     def loss(self, model: ValueDecompositionModel, dist_class: Any, train_batch: SampleBatch) -> list[Tensor]:
         """The host's loss, where it learns; the model's ``custom_loss`` finds the others at the train batch."""
-        train_batch.computed = update = self.compute_update(model, make_batch(train_batch, model.local_input))
+        batch = make_batch(train_batch, model.local_input)
+        train_batch.computed = update = self.compute_update(model, batch, self.learners())
         model.tower_stats.clear()
         model.tower_stats.update(update.statistics)
         return [update.losses[HOST]] if HOST in update.losses else []
@@ -226,7 +234,7 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         episodes["action_mask"][:], episodes["length"][:] = True, 1
         model = copy.deepcopy(self.model).to("cpu")  # a copy: running moments change
         batch = make_batch({**episodes, "uniform": torch.zeros(1, 1)}, model.local_input)
-        names = list(compute_update(model.host, batch, model.distillation, model.intrinsic).statistics)
+        names = list(self.compute_update(model, batch, LEARNERS).statistics)
         return [*names, *(f"grad_norm_{self.model.log_names[learner]}" for learner in self.model.trained())]
 
     def learning_rates(self) -> dict[str, float]:
@@ -241,6 +249,10 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         Raises:
             DivergenceError: a gradient is not finite; nothing is changed.
         """
+        for learner, parameters in self.model.trained().items():
+            if learner not in self.learners():
+                for parameter in parameters:
+                    parameter.grad = None  # an optimizer may move parameters whose gradients are zeros
         norms = clip_gradients(self.optimizers, self.config["grad_clip"])
         check_finite(norms, self.model.tower_stats)
         self._gradient_norms = {f"grad_norm_{self.model.log_names[learner]}": norm for learner, norm in norms.items()}
@@ -262,7 +274,7 @@ class ValueDecompositionPolicy(TorchPolicyV2):
 
     def _complete(self, statistics: dict[str, Any]) -> None:
         statistics.update(self._gradient_norms)
-        statistics.pop("allreduce_latency", None)  # RLlib's, of learners that there are none of here
+        statistics.pop("allreduce_latency", None)  # RLlib's timing of distributed learners, which are not used
 
     def update_target(self) -> None:
         """Line 27: the targets move to their online networks, by ``tau``."""
@@ -293,9 +305,9 @@ class ValueDecompositionPolicy(TorchPolicyV2):
             how = "They are of version 0.1, whose weights had other names (see CHANGELOG.md): train anew, or use that version."
         for name in weights.keys() - own.keys():
             raise ValueError(f"the weights hold {name!r}, which this model does not have. {how}")
-        for name in own.keys() - weights.keys():
-            if weights.keys() != self.get_acting_weights().keys():
-                raise ValueError(f"the weights lack {name!r}, which this model has. {how}")
+        missing = own.keys() - weights.keys()
+        for name in missing if missing and weights.keys() != self.get_acting_weights().keys() else ():
+            raise ValueError(f"the weights lack {name!r}, which this model has. {how}")
         for name, value in weights.items():
             if tuple(value.shape) != tuple(own[name].shape):
                 raise ValueError(
@@ -314,6 +326,15 @@ class ValueDecompositionPolicy(TorchPolicyV2):
     def set_state(self, state: dict[str, Any]) -> None:
         self.set_weights(state["weights"])  # first, for its clear errors
         own_config = self.config
+        # An optimizer of another kind has no use for the saved state, and starts afresh.
+        saved = state.get("_optimizer_variables") or []
+        state = {
+            **state,
+            "_optimizer_variables": [
+                theirs if _kept_figures(theirs) == _kept_figures(own.state_dict()) else own.state_dict()
+                for own, theirs in zip(self._optimizers, saved, strict=False)
+            ],
+        }
         settings = [[dict(group, params=None) for group in optimizer.param_groups] for optimizer in self._optimizers]
         super().set_state(state)
         self.config = own_config  # RLlib would take the training config into evaluation, too
@@ -322,6 +343,13 @@ class ValueDecompositionPolicy(TorchPolicyV2):
             for group, own in zip(optimizer.param_groups, groups, strict=True):
                 group.update({name: value for name, value in own.items() if name != "params"})
         self.num_grad_updates = state["num_grad_updates"]
+
+
+def _kept_figures(optimizer_state: dict[str, Any]) -> set[str]:
+    """What distinguishes kinds of optimizers: the arguments that they have, and those that make them keep more."""
+    group = optimizer_state["param_groups"][0]
+    switches = {name for name in ("momentum", "centered", "amsgrad") if group.get(name)}
+    return (group.keys() & {"alpha", "betas"}) | {f"with {name}" for name in switches}
 
 
 def random_available(action_mask: np.ndarray, uniform: np.ndarray) -> np.ndarray:

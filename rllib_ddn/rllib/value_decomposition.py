@@ -30,7 +30,6 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 
 from rllib_ddn.learning.episodes import EpisodeReplay
-from rllib_ddn.learning.executor import in_turn
 from rllib_ddn.learning.update import DivergenceError
 from rllib_ddn.rllib.config import ValueDecompositionConfig
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
@@ -57,7 +56,7 @@ class ValueDecomposition(Algorithm):
     @classmethod
     @override(Algorithm)
     def get_default_config(cls) -> ValueDecompositionConfig:
-        return ValueDecompositionConfig()
+        return ValueDecompositionConfig(algo_class=ValueDecomposition)
 
     @classmethod
     @override(Algorithm)
@@ -70,10 +69,8 @@ class ValueDecomposition(Algorithm):
         if isinstance(config, ValueDecompositionConfig):
             config.check_env()
         super().setup(config)
-        # Where the follower learns beside the leader, each gets half of the threads.
-        threads, policy = math.ceil(self.config.num_cpus_for_main_process or 1), self.get_policy()
-        torch.set_num_threads(threads if policy.executor is in_turn else threads // 2)
-        self._statistics = policy.statistics_names()
+        torch.set_num_threads(self.get_policy().learner_threads)
+        self._statistics = self.get_policy().statistics_names()
         # With a seed, RLlib makes torch deterministic, and torch then fills all memory that it reserves.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         seed = self.config.seed

@@ -13,8 +13,7 @@ from ray.rllib.utils.annotations import override
 
 from rllib_ddn.rllib.config import ValueDecompositionConfig
 from rllib_ddn.rllib.ddn import DDN, DDNConfig
-from rllib_ddn.rllib.ddn_policy import MIXTURE
-from rllib_ddn.rllib.model import LEADER
+from rllib_ddn.rllib.model import LEADER, MIXTURE
 from rllib_ddn.rllib.value_decomposition import ValueDecomposition
 
 
@@ -30,9 +29,10 @@ class VDN(ValueDecomposition):
 class VDNConfig(ValueDecompositionConfig):
     """Configures :class:`VDN`."""
 
+    defaults = {"mixer": "vdn"}
+
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or VDN)
-        self.mixer = "vdn"
 
 
 class QMIX(ValueDecomposition):
@@ -47,9 +47,10 @@ class QMIX(ValueDecomposition):
 class QMIXConfig(ValueDecompositionConfig):
     """Configures :class:`QMIX`."""
 
+    defaults = {"mixer": "qmix"}
+
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or QMIX)
-        self.mixer = "qmix"
 
 
 class Qatten(ValueDecomposition):
@@ -64,9 +65,10 @@ class Qatten(ValueDecomposition):
 class QattenConfig(ValueDecompositionConfig):
     """Configures :class:`Qatten`."""
 
+    defaults = {"mixer": "qatten"}
+
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or Qatten)
-        self.mixer = "qatten"
 
 
 class QPLEX(ValueDecomposition):
@@ -81,9 +83,10 @@ class QPLEX(ValueDecomposition):
 class QPLEXConfig(ValueDecompositionConfig):
     """Configures :class:`QPLEX`."""
 
+    defaults = {"mixer": "qplex"}
+
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or QPLEX)
-        self.mixer = "qplex"
 
 
 class CWQMIX(ValueDecomposition):
@@ -98,9 +101,10 @@ class CWQMIX(ValueDecomposition):
 class CWQMIXConfig(ValueDecompositionConfig):
     """Configures :class:`CWQMIX`."""
 
+    defaults = {"mixer": "cwqmix"}
+
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or CWQMIX)
-        self.mixer = "cwqmix"
 
 
 class OWQMIX(ValueDecomposition):
@@ -115,9 +119,10 @@ class OWQMIX(ValueDecomposition):
 class OWQMIXConfig(ValueDecompositionConfig):
     """Configures :class:`OWQMIX`."""
 
+    defaults = {"mixer": "owqmix"}
+
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or OWQMIX)
-        self.mixer = "owqmix"
 
 
 class QTRAN(ValueDecomposition):
@@ -132,9 +137,10 @@ class QTRAN(ValueDecomposition):
 class QTRANConfig(ValueDecompositionConfig):
     """Configures :class:`QTRAN`."""
 
+    defaults = {"mixer": "qtran"}
+
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or QTRAN)
-        self.mixer = "qtran"
 
 
 class CTDS(DDN):
@@ -153,14 +159,17 @@ class CTDS(DDN):
 class CTDSConfig(DDNConfig):
     """Configures :class:`CTDS`."""
 
+    defaults = {
+        "state_fusion": "raw",
+        "q_loss": "squared",
+        "block_loss_coeff": 0.0,
+        "feature_loss_coeff": 0.0,
+        "intrinsic_reward": None,
+        "behaviour_network": LEADER,
+    }
+
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or CTDS)
-        self.state_fusion = "raw"
-        self.q_loss = "squared"
-        self.block_loss_coeff = 0.0
-        self.feature_loss_coeff = 0.0
-        self.intrinsic_reward = None
-        self.behaviour_network = LEADER
 
 
 class PTDE(DDN):
@@ -180,15 +189,18 @@ class PTDE(DDN):
 class PTDEConfig(DDNConfig):
     """Configures :class:`PTDE`."""
 
+    defaults = {
+        "state_fusion": "concatenated",
+        "follower_agent": "leader",
+        "q_loss_coeff": 0.0,
+        "feature_loss_coeff": 0.0,
+        "intrinsic_reward": None,
+        "behaviour_network": LEADER,
+        "leader_timesteps": 800_000,
+    }
+
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or PTDE)
-        self.state_fusion = "concatenated"
-        self.follower_agent = "leader"
-        self.q_loss_coeff = 0.0
-        self.feature_loss_coeff = 0.0
-        self.intrinsic_reward = None
-        self.behaviour_network = LEADER
-        self.leader_timesteps = 800_000
 
 
 class IGMDA(DDN):
@@ -207,14 +219,17 @@ class IGMDA(DDN):
 class IGMDAConfig(DDNConfig):
     """Configures :class:`IGMDA`."""
 
+    defaults = {
+        "state_fusion": "raw",
+        "q_loss": "imitation",
+        "block_loss_coeff": 0.0,
+        "feature_loss_coeff": 0.0,
+        "intrinsic_reward": None,
+        "behaviour_network": MIXTURE,
+    }
+
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or IGMDA)
-        self.state_fusion = "raw"
-        self.q_loss = "imitation"
-        self.block_loss_coeff = 0.0
-        self.feature_loss_coeff = 0.0
-        self.intrinsic_reward = None
-        self.behaviour_network = MIXTURE
 
 
 HOSTS: tuple[type[ValueDecomposition], ...] = (VDN, QMIX, Qatten, QPLEX, CWQMIX, OWQMIX, QTRAN)

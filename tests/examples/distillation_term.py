@@ -1,7 +1,7 @@
 import torch
 
 from rllib_ddn import DDNConfig, DistillationTerm
-from rllib_ddn.learning.losses import masked_mean
+from rllib_ddn.losses import masked_mean
 from rllib_ddn.networks import greedy_actions
 
 

@@ -1,7 +1,7 @@
 from torch import nn
 
 from rllib_ddn import DDNConfig, IntrinsicReward
-from rllib_ddn.learning.losses import masked_mean
+from rllib_ddn.losses import masked_mean
 
 
 class ReconstructionError(IntrinsicReward):

@@ -16,9 +16,9 @@ import rllib_ddn.networks
 import rllib_ddn.team
 from rllib_ddn.learning.batch import make_batch
 from rllib_ddn.learning.distillation import TERMS, Distillation
+from rllib_ddn.learning.host import Host
 from rllib_ddn.learning.intrinsic import IDM
 from rllib_ddn.learning.update import LEARNERS, clip_gradients, compute_update
-from rllib_ddn.learning.value_decomposition import ValueDecomposition
 from rllib_ddn.networks import LEADERS, MIXERS
 from support.episodes import as_tensors, random_episodes
 from support.small_team import SIZES, SPEC, local_input
@@ -31,7 +31,7 @@ assert not hasattr(rllib_ddn, "DDN")
 torch.manual_seed(0)
 leader_class = LEADERS["personalized"]
 leader, follower = (kind(SIZES, embed_dim=8, hyper_dim=4) for kind in (leader_class, leader_class.follower))
-host = ValueDecomposition(leader, MIXERS["qmix"](SIZES), gamma=0.99, double_q=True)
+host = Host(leader, MIXERS["qmix"](SIZES), gamma=0.99, double_q=True)
 distillation = Distillation(follower, {name: (TERMS[name](), 1.0) for name in ("block", "kl", "feature")})
 intrinsic = IDM(SIZES)
 optimizers = {

@@ -66,7 +66,7 @@ def local_information(episodes, row, spec):
 def losses(policy, episodes):
     """L_global, L_local and L_I, by the names of the learners."""
     model, config, spec = policy.model, policy.config, policy.spec
-    host, distillation, intrinsic = model.host, model.distillation, model.intrinsic
+    host, distillation, intrinsic = (getattr(model, part, None) for part in ("host", "distillation", "intrinsic"))
     squares, block, kl_q, kl_f, errors = [], [], [], [], []
     for row in range(len(episodes["length"])):
         n = int(episodes["length"][row])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from rllib_ddn.learning.losses import Statistics, global_loss, masked_mean
+from rllib_ddn.losses import Statistics, check_shape, global_loss, masked_mean
 
 
 class TeamSizes(NamedTuple):
@@ -74,7 +75,7 @@ class TeamValues:
         return gather_q(self.q_values, self.greedy)
 
 
-class Mixer(nn.Module):
+class Mixer(nn.Module, ABC):
     """Makes Q_tot of the agents' Q values (paper, Equations 1 and 2).
 
     A mixer is built as ``Mixer(sizes, **mixer_config)``; the arguments behind ``sizes`` are its
@@ -90,9 +91,9 @@ class Mixer(nn.Module):
     def __init__(self, sizes: TeamSizes):
         super().__init__()
 
+    @abstractmethod
     def forward(self, team: TeamValues) -> Tensor:
         """``Q_tot(tau, u)``, ``[M]``."""
-        raise NotImplementedError
 
     def bootstrap(self, team: TeamValues) -> Tensor:
         """The value of ``team.actions`` that TD targets are made of, ``[M]``; called on the target mixer,
@@ -112,6 +113,7 @@ class Mixer(nn.Module):
             The loss, and statistics by name: ``q_tot_mean``, and whatever the mixer adds.
         """
         q_tot = self(team)
+        check_shape(q_tot, target, f"{type(self).__name__}'s Q_tot")
         return global_loss(q_tot, target, valid), self.statistics(q_tot, valid)
 
     @staticmethod

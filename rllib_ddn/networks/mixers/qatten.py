@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rllib_ddn.learning.losses import Statistics, global_loss, masked_mean
+from rllib_ddn.losses import Statistics, global_loss, masked_mean
 from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, mlp
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rllib_ddn.learning.losses import Statistics, global_loss
+from rllib_ddn.losses import Statistics, global_loss
 from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, mlp
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
-from rllib_ddn.learning.losses import Statistics, global_loss
+from rllib_ddn.losses import Statistics, global_loss
 from rllib_ddn.networks.agent import AgentNetwork
 from rllib_ddn.networks.mixers.mixer import TeamSizes, TeamValues, gather_q, mlp
 from rllib_ddn.networks.mixers.qmix import QMixer
@@ -50,9 +52,9 @@ class WeightedQMixer(QMixer):
         loss = global_loss(q_tot, target, valid, weight) + global_loss(self.bootstrap(team), target, valid)
         return loss, self.statistics(q_tot, valid)
 
+    @abstractmethod
     def trusted(self, team: TeamValues, q_tot: Tensor, target: Tensor, greedy_value: Tensor) -> Tensor:
         """Where errors have the weight 1, ``[M]`` bool."""
-        raise NotImplementedError
 
 
 class CWQMixer(WeightedQMixer):

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from rllib_ddn.learning.batch import TrainBatch
-from rllib_ddn.learning.losses import Statistics, masked_mean
 from rllib_ddn.learning.targets import Targets, td_targets
+from rllib_ddn.losses import Statistics, check_shape, masked_mean
 from rllib_ddn.networks.agent import AgentOutput, TeamNetwork
 from rllib_ddn.networks.mixers.mixer import Mixer, greedy_actions
 
 
-class ValueDecomposition(nn.Module):
+class Host(nn.Module):
     """A host: alone it is VDN, QMIX, ...; with a leader as its agent network it is what DDN's follower learns from.
 
     Args:
@@ -52,7 +52,9 @@ class ValueDecomposition(nn.Module):
             # Double Q: the online network chooses, the target network values.
             greedy = greedy_actions((online if self.double_q else target).q, batch.action_mask)  # [M, N]
             greedy_value = self.target_mixer.bootstrap(batch.team(target, greedy))  # [M]
+            check_shape(greedy_value, rewards, f"{type(self.mixer).__name__}'s value of a joint action")
             y = self.targets(rewards, greedy_value, batch, self.gamma)
+            check_shape(y, rewards, "what targets() returns")
         loss, statistics = self.mixer.loss(batch.team(online, batch.actions), y, greedy_value, batch.valid)
         return loss, {"loss_global": loss.detach(), "target_mean": masked_mean(y, batch.valid), **statistics}
 
@@ -62,10 +64,12 @@ class ValueDecomposition(nn.Module):
         for online, target in ((self.agent, self.target_agent), (self.mixer, self.target_mixer)):
             if tau == 1.0:
                 target.load_state_dict(online.state_dict())
-            else:
-                for source, copied in zip(online.parameters(), target.parameters(), strict=True):
-                    copied.lerp_(source, tau)
+                continue
+            for source, moved in zip(online.parameters(), target.parameters(), strict=True):
+                moved.lerp_(source, tau)
+            for buffer, copied in zip(online.buffers(), target.buffers(), strict=True):
+                copied.copy_(buffer)
 
     def trained(self) -> list[nn.Parameter]:
         """What the host's optimizer trains."""
-        return [*self.agent.parameters(), *self.mixer.parameters()]
+        return [parameter for part in (self.agent, self.mixer) for parameter in part.parameters() if parameter.requires_grad]

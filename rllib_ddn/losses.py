@@ -14,6 +14,29 @@ from torch.autograd.function import once_differentiable
 Statistics = dict[str, Tensor]  # scalars by name, detached; none is dropped on its way to TensorBoard
 
 
+def merged(statistics: Statistics, more: Statistics) -> Statistics:
+    """Both, as detached tensors.
+
+    Raises:
+        ValueError: they share a name.
+    """
+    for name in more:
+        if name in statistics:
+            raise ValueError(f"two parts of an update log the statistic {name!r}: give one of them another name.")
+    return {**statistics, **{name: torch.as_tensor(value).detach() for name, value in more.items()}}
+
+
+def check_shape(values: Tensor, like: Tensor, what: str) -> None:
+    """
+    Raises:
+        ValueError: the shapes differ; they could be broadcast, and something else be learned.
+    """
+    if values.shape != like.shape:
+        raise ValueError(
+            f"{what} has the shape {list(values.shape)}, but there are {list(like.shape)} steps: give one number a step."
+        )
+
+
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     """Mean of ``values [...]`` over the steps where ``valid [...]`` is 1."""
     return _zero_padding(values, valid).sum() / valid.sum()

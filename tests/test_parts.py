@@ -1,0 +1,193 @@
+"""What parts of one's own may and may not do, and what is said where they are wrong."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rllib_ddn import DDNConfig, DistillationTerm, Follower, IntrinsicReward, Leader, Mixer, PTDEConfig, QMIXConfig
+from rllib_ddn.networks import LEADERS, LocalPolicyNetwork
+from rllib_ddn.networks.mixers import MIXERS
+from support.configs import learner_stats, small_config
+
+
+class Attached(DistillationTerm):
+    """Does not detach the leader by itself, and logs a plain number."""
+
+    def __call__(self, follower, leader, batch):
+        return (follower.q - leader.q).square().mean(), {"a_number": 0.5}
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_no_term_reaches_the_leader(build, cores):
+    policies = []
+    for terms in ({}, {"attached": (Attached, 100.0)}):
+        config = small_config(distillation_terms=terms, grad_clip=None).resources(num_cpus_for_main_process=cores)
+        algo = build(config)
+        for _ in range(3):
+            statistics = learner_stats(algo.train())
+        policies.append(algo.get_policy())
+    assert statistics["a_number"] == 0.5
+    plain, attached = (policy.model.state_dict() for policy in policies)
+    assert all(torch.equal(plain[name], attached[name]) for name in plain if name.startswith("host.mixer"))
+    different = [name for name in plain if not torch.equal(plain[name], attached[name])]
+    assert any(name.startswith("distillation.") for name in different)
+
+
+class HalfFrozenFollower(LocalPolicyNetwork):
+    """Its Q head stays as it starts."""
+
+    def __init__(self, sizes, **options):
+        super().__init__(sizes, **options)
+        self.agent.q_head.requires_grad_(False)
+
+
+class LeaderOfIt(LEADERS["personalized"]):
+    follower = HalfFrozenFollower
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_follower_may_have_frozen_layers(build, cores):
+    algo = build(small_config(state_fusion=LeaderOfIt).resources(num_cpus_for_main_process=cores))
+    follower = algo.get_policy().model.distillation.follower
+    head, encoder = follower.agent.q_head.weight.clone(), follower.agent.encoder.weight.clone()
+    for _ in range(3):
+        algo.train()
+    assert torch.equal(follower.agent.q_head.weight, head)
+    assert not torch.equal(follower.agent.encoder.weight, encoder)
+
+
+class FewNeighbours(IntrinsicReward):
+    """Counts in place of a network: nothing to train."""
+
+    def novelty(self, batch):
+        return 1.0 / (1.0 + (torch.cdist(batch.state, batch.state) < 1e-3).sum(1))
+
+
+def test_an_intrinsic_reward_may_have_nothing_to_train(build):
+    algo = build(intrinsic_reward=FewNeighbours)
+    for _ in range(3):
+        statistics = learner_stats(algo.train())
+    assert list(algo.get_policy().optimizers) == ["host", "follower"]
+    assert 0 < statistics["intrinsic_reward_mean"] < 1
+    assert "grad_norm_intrinsic" not in statistics
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam", {"type": "adam", "weight_decay": 0.1}])
+def test_who_does_not_learn_stays_as_it_is(build, optimizer):
+    algo = build(small_config(PTDEConfig, leader_timesteps=60, optimizer=optimizer))
+    model = algo.get_policy().model
+    fusion = [p.clone() for p in model.distillation.trained()]
+    while algo._counters["num_env_steps_sampled"] + 24 <= 60:
+        algo.train()
+    assert algo.get_policy().num_grad_updates > 0
+    assert all(torch.equal(*pair) for pair in zip(fusion, model.distillation.trained(), strict=True))
+    while algo._counters["num_env_steps_sampled"] <= 60:
+        algo.train()
+    leader = [p.clone() for p in model.host.trained()]
+    for _ in range(2):
+        algo.train()
+    assert all(torch.equal(*pair) for pair in zip(leader, model.host.trained(), strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(fusion, model.distillation.trained(), strict=True))
+
+
+@pytest.mark.parametrize(("before", "after"), [("rmsprop", "adam"), ("adam", {"type": "rmsprop", "momentum": 0.9})])
+def test_a_run_restored_with_another_optimizer_starts_it_afresh(build, tmp_path, before, after):
+    algo = build(optimizer=before)
+    for _ in range(3):
+        algo.train()
+    path = algo.save(str(tmp_path)).checkpoint.path
+    other = build(optimizer=after)
+    other.restore(path)
+    assert not other.get_policy().optimizers["host"].state
+    assert other.get_policy().optimizers["follower"].state
+    for name, value in algo.get_policy().get_weights().items():
+        np.testing.assert_array_equal(other.get_policy().get_weights()[name], value)
+    for _ in range(3):
+        statistics = learner_stats(other.train())
+    assert np.isfinite(statistics["loss_global"])
+
+
+class Normalized(MIXERS["vdn"]):
+    """Has a buffer that moves."""
+
+    def __init__(self, sizes):
+        super().__init__(sizes)
+        self.register_buffer("seen", torch.zeros(()))
+
+
+def test_buffers_follow_into_the_target_whatever_tau(build):
+    host = build(small_config(QMIXConfig, mixer=Normalized)).get_policy().model.host
+    host.mixer.seen += 3
+    host.update_target(tau=0.1)
+    assert host.target_mixer.seen == 3
+
+
+class Column(Mixer):
+    def forward(self, team):
+        return team.q.sum(-1, keepdim=True)
+
+
+class Unfinished(Mixer):
+    pass
+
+
+class NoFollower(Leader):
+    def make_fusion(self, sizes, embed_dim, hyper_dim):
+        return nn.Identity()
+
+    def fuse(self, z, state):
+        return z
+
+
+class NoFuse(Follower):
+    pass
+
+
+class DoubleLog(DistillationTerm):
+    def __call__(self, follower, leader, batch):
+        return follower.q.mean(), {"loss_global": torch.zeros(())}
+
+
+class PickyMixer(MIXERS["vdn"]):
+    def __init__(self, sizes, depth):
+        super().__init__(sizes)
+        if sizes.num_agents != 3 or depth != 2:
+            raise ValueError(f"mixer_config['depth'] is 2 for 3 agents; got {depth!r}.")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mixer": Column}, r"Column's value of a joint action has the shape \[2, 1\], but there are \[2\] steps"),
+        ({"mixer": Unfinished}, r"mixer is one of .* or a subclass of Mixer; got <class '.*Unfinished'>\. It lacks forward\(\)\."),
+        ({"state_fusion": NoFollower}, r"state_fusion: NoFollower names no follower; set its attribute follower"),
+        ({"intrinsic_reward": IntrinsicReward}, r"intrinsic_reward is one of .* It lacks novelty\(\)\."),
+        ({"distillation_terms": {"x": (DoubleLog, 1.0)}}, r"two parts of an update log the statistic 'loss_global'"),
+        ({"distillation_terms": {"q": ("kl", 1.0)}}, r"distillation_terms\['q'\]: that name is taken"),
+        ({"targets": lambda rewards, values, batch, gamma: rewards[:, None]}, r"what targets\(\) returns has the shape \[2, 1\]"),
+        ({"targets": lambda rewards, values, batch, gamma: rewards, "td_lambda": 0.5}, r"td_lambda belongs to the targets of"),
+        ({"mixer": PickyMixer, "mixer_config": {"depth": 1}}, r"mixer_config\['depth'\] is 2 for 3 agents; got 1"),
+        ({"optimizer": {"type": "adam", "epsilon": 1e-5}}, r"optimizer is 'rmsprop', 'adam', or a dict"),
+        ({"optimizer": {"type": "adam", "lr": 1e-5}}, r"optimizer is .* \(lr has a key of its own\)"),
+        ({"grad_clip_by": "value"}, r'grad_clip_by is "global_norm"'),
+    ],
+)
+def test_wrong_parts_are_refused_when_the_algorithm_is_built(options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        small_config(DDNConfig, **options).build_algo()
+    assert "\n" not in str(error.value)
+
+
+def test_parts_get_the_sizes_of_the_real_team(build):
+    build(mixer=PickyMixer, mixer_config={"depth": 2})
+
+
+def test_checking_a_config_draws_no_random_numbers():
+    config = small_config()
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    config.validate()
+    config.check_env()
+    assert torch.rand(1) == expected
