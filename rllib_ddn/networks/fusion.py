@@ -104,9 +104,9 @@ class RawFusion(nn.Module):
 class _PerRowFusion(torch.autograd.Function):
     """``sum_k h_k (x A_k) + b`` where every row m has an x of its own.
 
-    The products x A_k of all rows are K * D wide. Rows are taken in chunks, so that their products
-    stay in the cache, and are computed again in the backward pass instead of being kept. No gradient
-    is given to x, which is data. The result is written into b.
+    Rows are taken in chunks, so that what is made of their products x A_k finds them in the cache. All products are
+    kept for the backward pass: to compute one number of them again takes X operations. No gradient is given to x,
+    which is data. The result is written into b.
     """
 
     CHUNK = 512
@@ -114,34 +114,30 @@ class _PerRowFusion(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, h: Tensor, b: Tensor, weight: Tensor) -> Tensor:
         """x ``[M, X]``, h ``[M, K]``, b ``[M, D]``, weight ``[X, K * D]`` with all A_k; returns ``[M, D]``."""
-        ctx.save_for_backward(x, h, weight)
+        products = x.new_empty(*h.shape, b.shape[1])  # [M, K, D]
+        for rows in _PerRowFusion._chunks(x):
+            torch.mm(x[rows], weight, out=products[rows].flatten(1))
+            b[rows].unsqueeze(1).baddbmm_(h[rows].unsqueeze(1), products[rows])
+        ctx.save_for_backward(x, h, products)
         ctx.mark_dirty(b)
-        for rows, products in _PerRowFusion._chunks(x, h, weight):
-            b[rows].unsqueeze(1).baddbmm_(h[rows].unsqueeze(1), products)
         return b
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):
-        x, h, weight = ctx.saved_tensors
+        x, h, products = ctx.saved_tensors
         grad = grads[0]  # [M, D]
-        d_h, d_weight = torch.empty_like(h), torch.zeros_like(weight)
-        for rows, products in _PerRowFusion._chunks(x, h, weight):
+        d_h, d_weight = torch.empty_like(h), x.new_zeros(x.shape[1], products[0].numel())
+        for rows in _PerRowFusion._chunks(x):
             g = grad[rows].unsqueeze(1)  # [chunk, 1, D]
-            torch.sum(products.mul_(g), -1, out=d_h[rows])
-            torch.mul(h[rows].unsqueeze(2), g, out=products)  # the products' gradient
-            d_weight.addmm_(x[rows].t(), products.flatten(1))
+            torch.bmm(products[rows], g.transpose(1, 2), out=d_h[rows].unsqueeze(2))
+            d_products = h[rows].unsqueeze(2) * g  # [chunk, K, D]
+            d_weight.addmm_(x[rows].t(), d_products.flatten(1))
         return None, d_h, grad, d_weight
 
     @staticmethod
-    def _chunks(x: Tensor, h: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Which rows, and their products ``[chunk, K, D]``, in memory that all chunks share.
-
-        A chunk is cache-sized on a CPU, and large enough to fill a GPU elsewhere.
-        """
+    def _chunks(x: Tensor) -> Iterator[slice]:
+        """Rows of each chunk: cache-sized on a CPU, and enough to fill a GPU elsewhere."""
         size = _PerRowFusion.CHUNK if x.device.type == "cpu" else 1 << 16
-        memory = x.new_empty(min(size, len(x)), weight.shape[1])
         for i in range(0, len(x), size):
-            rows = slice(i, min(i + size, len(x)))
-            products = torch.mm(x[rows], weight, out=memory[: rows.stop - i])
-            yield rows, products.unflatten(1, (h.shape[1], -1))
+            yield slice(i, min(i + size, len(x)))
