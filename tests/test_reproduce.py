@@ -1,6 +1,5 @@
-"""The paper's grids, and the script that runs them and writes the tables."""
+"""The paper's grids, and `rllib reproduce`, which runs them and writes the tables."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,31 +12,27 @@ import yaml
 from ray.tune.registry import get_trainable_cls
 
 from rllib_ddn import DDNConfig
+from rllib_ddn.cli import reproducing
+from rllib_ddn.cli.curves import final
+from rllib_ddn.cli.tables import TABLES
 from support.configs import SMALL_GAME
-
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "scripts" / "reproduce.py"
-specification = importlib.util.spec_from_file_location("reproduce", SCRIPT)
-reproduce = importlib.util.module_from_spec(specification)
-sys.modules["reproduce"] = reproduce
-specification.loader.exec_module(reproduce)
 
 
 def grid(table):
     """Of each row of a table, its config."""
     found = {}
-    for trial in reproduce.trials(table, "predator_prey", None, 1, 1_000_000, {}):
+    for trial in reproducing.trials(table, "predator_prey", None, 1, 1_000_000, {}):
         config = get_trainable_cls(trial.run).get_default_config().update_from_dict(trial.config)
         config.validate()
         found[trial.row] = config
     return found
 
 
-@pytest.mark.parametrize("table", reproduce.TABLES)
+@pytest.mark.parametrize("table", TABLES)
 def test_every_row_has_a_valid_config_and_a_label(table):
     rows = grid(table)
-    assert list(rows) == list(reproduce.TABLES[table].labels)
-    assert all(len(figures) == len(rows) for figures in reproduce.TABLES[table].paper.values())
+    assert list(rows) == list(TABLES[table].labels)
+    assert all(len(figures) == len(rows) for figures in TABLES[table].paper.values())
     penalty = 2.0 if table == "figure5" else 0.0
     assert {config.env_config["penalty"] for config in rows.values()} == {penalty}
 
@@ -54,7 +49,7 @@ def test_the_grids_differ_in_what_the_paper_varies():
 
 
 def test_stages_are_as_long_as_the_run():
-    found = {t.row: t.config for t in reproduce.trials("table2", "predator_prey", None, 1, 100_000, {})}
+    found = {t.row: t.config for t in reproducing.trials("table2", "predator_prey", None, 1, 100_000, {})}
     assert (found["ptde"]["leader_timesteps"], found["igmda"]["mixture_timesteps"]) == (80_000, 15_000)
 
 
@@ -72,33 +67,27 @@ def write_trial(storage, name, config, returns, start=0):
 
 def test_table_by_hand(tmp_path):
     """Three seeds: means of the last tenth of the steps, their interquartile mean, and the ratio."""
-    found = reproduce.trials("table3", "predator_prey", None, 3, 100, {})
+    found = reproducing.trials("table3", "predator_prey", None, 3, 100, {})
     for trial in found:
         if trial.row == "personalized":
             write_trial(tmp_path, "any", trial.config, [0] * 8 + [4 * trial.seed, 6 * trial.seed])  # 5, 10, 15 from step 90 on
-    curves = reproduce.load(found, tmp_path)
-    assert reproduce.final(curves, "personalized", "leader", 100).tolist() == [5, 10, 15]
-    text = reproduce.markdown("table3", curves, "Caption.", 100, "here")
+    curves = reproducing.load(found, tmp_path)
+    assert final(curves, "personalized", "leader", 90).tolist() == [5, 10, 15]
+    text = reproducing.markdown("table3", curves, "Caption.", 100, "here")
     row = next(line for line in text.splitlines() if line.startswith("| personalized"))
     assert row == "| personalized state | 10.00 [5.00, 15.00] | 9.00 [4.00, 14.00] | 90% | 0.9701 | 0.8789 |"
     assert "| raw state |  |  |  | 0.8216 | 0.1237 |" in text
-    left = [(t.row, t.seed) for t, _ in reproduce.pending(found, tmp_path, 100)]
+    left = [(t.row, t.seed) for t, _ in reproducing.pending(found, tmp_path, 100)]
     assert left == [("raw", 1), ("raw", 2), ("raw", 3)]
 
 
 def test_a_follower_below_zero_has_no_share_of_its_leader(tmp_path):
-    found = reproduce.trials("table3", "predator_prey", None, 1, 100, {})
+    found = reproducing.trials("table3", "predator_prey", None, 1, 100, {})
     for trial, returns in zip(found, (0.5, 1.0), strict=True):  # the follower's are lower by 1
         write_trial(tmp_path, trial.row, trial.config, [returns] * 10)
-    text = reproduce.markdown("table3", reproduce.load(found, tmp_path), "Caption.", 100, "here")
+    text = reproducing.markdown("table3", reproducing.load(found, tmp_path), "Caption.", 100, "here")
     assert "| personalized state | 0.50 | -0.50 |  | 0.9701 |" in text
     assert "| raw state | 1.00 | 0.00 | 0% | 0.8216 |" in text
-
-
-def test_interquartile_mean_by_hand():
-    assert reproduce.iqm(np.array([100.0, 1.0, 2.0, -50.0])) == 1.5
-    low, high = reproduce.interval(np.array([[1.0, 5.0], [3.0, 5.0]]))
-    assert (low.tolist(), high.tolist()) == ([1, 5], [3, 5])
 
 
 def test_a_trial_is_told_by_its_config_and_not_by_its_tables_name(tmp_path):
@@ -108,20 +97,20 @@ def test_a_trial_is_told_by_its_config_and_not_by_its_tables_name(tmp_path):
     write_trial(tmp_path, "table3", {**config, "state_fusion": "personalized"}, [1.0] * 10)
     write_trial(tmp_path, "table9", {**config, "gamma": 0.5}, [1.0] * 10)
     for table, row in (("table4", "all"), ("table5", "mask_75"), ("table2", "ddn")):
-        (trial,) = [t for t in reproduce.trials(table, "predator_prey", None, 1, 100, {}) if t.row == row]
+        (trial,) = [t for t in reproducing.trials(table, "predator_prey", None, 1, 100, {}) if t.row == row]
         assert len(trial.folders(tmp_path)) == 1
-    (other,) = [t for t in reproduce.trials("table5", "predator_prey", None, 1, 100, {}) if t.row == "mask_90"]
+    (other,) = [t for t in reproducing.trials("table5", "predator_prey", None, 1, 100, {}) if t.row == "mask_90"]
     assert other.folders(tmp_path) == []
 
 
 def test_a_continued_trial_is_one_curve(tmp_path):
-    (trial, _) = reproduce.trials("table3", "predator_prey", None, 1, 100, {})
+    (trial, _) = reproducing.trials("table3", "predator_prey", None, 1, 100, {})
     write_trial(tmp_path, "first", trial.config, [1.0] * 6)
     write_trial(tmp_path, "continued", trial.config, [2.0] * 6, start=40)  # from the checkpoint at step 40
-    curves = reproduce.load([trial], tmp_path)
+    curves = reproducing.load([trial], tmp_path)
     leader = curves[curves["network"] == "leader"]
     assert leader["env steps"].tolist() == [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
-    assert leader["figure"].tolist() == [1] * 4 + [2] * 6
+    assert leader["value"].tolist() == [1] * 4 + [2] * 6
 
 
 def test_runs_are_finished_continued_and_never_repeated(tmp_path):
@@ -129,9 +118,11 @@ def test_runs_are_finished_continued_and_never_repeated(tmp_path):
     small |= {"min_sample_timesteps_per_iteration": 20, "num_envs_per_env_runner": 2}
 
     def run(steps):
-        options = ["--seeds", "1", "--steps", str(steps), "--cpus", "2", "--config", json.dumps(small)]
-        options += ["--env-config", json.dumps(SMALL_GAME), "--storage", str(tmp_path / "trials"), "--out", str(tmp_path)]
-        done = subprocess.run([sys.executable, SCRIPT, "table3", *options], capture_output=True, text=True, check=False)
+        options = ["--seeds", "1", "--steps", str(steps), "--ray-num-cpus", "2", "--config", json.dumps(small)]
+        options += ["--env-config", json.dumps(SMALL_GAME), "--storage-path", str(tmp_path / "trials"), "--out", str(tmp_path)]
+        done = subprocess.run(
+            [sys.executable, "-m", "rllib_ddn.cli", "reproduce", "table3", *options], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout, len(list((tmp_path / "trials").rglob("params.json")))
 

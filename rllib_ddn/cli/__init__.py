@@ -1,4 +1,4 @@
-"""The ``rllib`` command: ``rllib train`` and ``rllib evaluate``.
+"""The ``rllib`` command: ``rllib train``, ``evaluate``, ``plot`` and ``reproduce``.
 
 Ray's own command left after Ray 2.41; this one takes the same sub-commands and options, as far
 as they still mean something, and runs RLlib's own algorithms as well as this package's.
@@ -15,7 +15,17 @@ from typing import Annotated, Any
 
 import typer
 
-from rllib_ddn.cli.options import Debug, Info, TrainOptions, fail, one_line_errors, parse_object, set_up, takes_train_options
+from rllib_ddn.cli.options import (
+    Debug,
+    Info,
+    TrainOptions,
+    fail,
+    needs_plots,
+    one_line_errors,
+    parse_object,
+    set_up,
+    takes_train_options,
+)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train and evaluate RLlib algorithms, DDN among them.")
 train_app = typer.Typer(
@@ -28,6 +38,11 @@ class Network(StrEnum):
     leader = "leader"
     follower = "follower"
     both = "both"
+
+
+class By(StrEnum):
+    steps = "steps"
+    hours = "hours"
 
 
 @train_app.callback()
@@ -107,6 +122,66 @@ def evaluate(
         with one_line_errors():
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(text + "\n")
+
+
+@app.command()
+def plot(
+    folders: Annotated[
+        list[str], typer.Argument(metavar="FOLDER...", help="Folders of trials or experiments; NAME=FOLDER names its curves.")
+    ],
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("curves.png"),
+    csv: Annotated[Path | None, typer.Option(help="CSV to write, of all evaluations.")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="win_rate, episode_return_mean or episode_len_mean; by default the win rate where the env knows it."),
+    ] = None,
+    by: Annotated[By, typer.Option(help="What the x axis is: env steps or the hours of training.")] = By.steps,
+    window: Annotated[int | None, typer.Option(help="Env steps to smooth over; by default a 20th of them.", min=1)] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the figure; by default the env.")] = None,
+    table: Annotated[bool, typer.Option("--table", help="Print a table of means, too.")] = False,
+    mean_from: Annotated[int | None, typer.Option(metavar="STEPS", help="Where the table begins; default: the last tenth.")] = None,
+    mean_to: Annotated[int | None, typer.Option(metavar="STEPS", help="Where it ends.")] = None,
+    v: Info = False,
+    vv: Debug = False,
+) -> None:
+    """Draws learning curves of what was trained: algorithms beside each other, seeds joined."""
+    set_up(v, vv)
+    with one_line_errors(), needs_plots():
+        from rllib_ddn.cli.plotting import plot
+
+        by_column = "env steps" if by is By.steps else "hours"
+        typer.echo(plot(folders, out, csv, metric, by_column, window, title, table, mean_from, mean_to))
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="A table or figure of the paper: table1 to table5, figure4, figure5.")],
+    env: Annotated[str, typer.Option("--env", "-e", help="Registered env.")] = "predator_prey",
+    env_config: Annotated[str | None, typer.Option(help="The env's config, as JSON; default: that of the grid's file.")] = None,
+    config: Annotated[str, typer.Option("--config", "-c", help="Other config keys for all trials, as JSON.")] = "{}",
+    seeds: Annotated[int, typer.Option(help="Seeds of each row; the paper has 6.", min=1)] = 6,
+    steps: Annotated[int, typer.Option(help="Env steps of each trial.", min=1)] = 1_000_000,
+    row: Annotated[list[str], typer.Option(help="Only this row, named as in the grid's file; may be repeated.")] = [],  # noqa: B006
+    storage_path: Annotated[Path, typer.Option(help="Where trials are kept.")] = Path("~/ray_results/paper"),
+    out: Annotated[Path, typer.Option(help="Folder for the table, CSV and PNG.")] = Path(),
+    ray_num_cpus: Annotated[int | None, typer.Option(help="CPUs of the cluster that is started.")] = None,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Only write what the trials so far give.")] = False,
+    v: Info = False,
+    vv: Debug = False,
+) -> None:
+    """Runs the grid of one of the paper's tables on any env, and writes the table beside the paper's figures.
+
+    Run again, it continues interrupted trials and starts no finished one anew. Figures are means of the evaluations
+    in the last tenth of the steps, then the interquartile mean over seeds with a 95% bootstrap interval.
+    """
+    set_up(v, vv)
+    games = None if env_config is None else parse_object("--env-config", env_config, '{"penalty": 2.0}')
+    changes = parse_object("--config", config, '{"lr": 0.0005}')
+    with one_line_errors(), needs_plots():
+        from rllib_ddn.cli.reproducing import reproduce
+
+        status = reproduce(table, env, games, changes, seeds, steps, row, storage_path, out, ray_num_cpus, no_run)
+    raise typer.Exit(status)
 
 
 def main() -> None:

@@ -123,6 +123,17 @@ def one_line_errors(code: int = 2) -> Iterator[None]:
         fail(text, code)
 
 
+@contextlib.contextmanager
+def needs_plots() -> Iterator[None]:
+    """Says how to install what figures need, where it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("matplotlib", "pandas", "scipy"):
+            raise
+        fail(f"figures need {error.name}: pip install 'rllib-ddn[plots]'")
+
+
 def fail(message: str, code: int = 2) -> NoReturn:
     """Ends the command with a line for the user."""
     typer.echo(f"rllib: {message}", err=True)

@@ -1,0 +1,185 @@
+"""Learning curves from trials' folders: read, smoothed, joined over seeds, tabulated and drawn.
+
+`rllib plot` and `rllib reproduce` share it. Evaluations are a table with the columns ``row`` (what is compared, such as
+an algorithm), ``seed``, ``network`` (who played; "" where there is only one), ``env steps``, ``hours``, ``metric``, ``value``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+NETWORKS = {"follower": "follower", "leader": "leader", "agent": ""}  # of a result's keys, who played in a user's words
+STYLES = {"follower": "-", "leader": "--", "": "-"}
+METRICS = {
+    "win_rate": "greedy win rate",
+    "episode_return_mean": "greedy return",
+    "episode_len_mean": "length of greedy episodes",
+    "battle_won_mean": "greedy win rate",
+}
+
+
+def evaluations(folders: Sequence[Path], metric: str | None = None) -> pd.DataFrame:
+    """The evaluations of one trial: ``network``, ``env steps``, ``hours``, ``metric``, ``value``.
+
+    Args:
+        folders: of the trial and of those that went on from its checkpoints, the oldest first. Where a later one begins,
+            the earlier one ends.
+        metric: a key of the results; by default the win rate where the env knows it, else the mean return.
+
+    Returns:
+        No rows if the trial has no evaluation of this metric.
+    """
+    parts: list[pd.DataFrame] = []
+    for folder in folders:
+        progress = pd.read_csv(folder / "progress.csv")
+        parts = [part[part["timesteps_total"] < progress["timesteps_total"].min()] for part in parts] + [progress]
+    results = pd.concat(parts, ignore_index=True)
+    if metric is None:
+        metric = "win_rate" if any(f"evaluation/{network}/win_rate" in results for network in NETWORKS) else "episode_return_mean"
+    found = []
+    for key, network in NETWORKS.items():
+        if (column := f"evaluation/{key}/{metric}") in results:
+            curve = {"network": network, "env steps": results["timesteps_total"], "metric": metric, "value": results[column]}
+            found.append(pd.DataFrame(curve | {"hours": results.get("time_total_s", np.nan) / 3600}))
+    columns = ["network", "env steps", "hours", "metric", "value"]
+    return pd.concat(found, ignore_index=True)[columns].dropna(subset="value") if found else pd.DataFrame(columns=columns)
+
+
+def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Interquartile mean."""
+    return stats.trim_mean(values, 0.25, axis=axis)
+
+
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95% bootstrap interval of the interquartile mean over the first axis: ``[seeds, ...]``."""
+    if len(values) < 2:
+        return values[0], values[0]
+    result = stats.bootstrap((values,), iqm, axis=0, n_resamples=2000, method="percentile", vectorized=True, rng=0)
+    return result.confidence_interval.low, result.confidence_interval.high
+
+
+def smooth(steps: np.ndarray, values: np.ndarray, window: float) -> np.ndarray:
+    """Of each evaluation, the mean of those in the ``window`` env steps that end with it; ``[evaluations]``.
+
+    Args:
+        steps: increasing; ``[evaluations]``.
+    """
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    first, last = np.searchsorted(steps, steps - window, side="right"), np.arange(1, len(steps) + 1)
+    return (sums[last] - sums[first]) / (last - first)
+
+
+def default_window(steps: int) -> int:
+    """A 20th of the env steps of a training, rounded to one digit."""
+    return max(1, int(float(f"{steps / 20:.0e}")))
+
+
+@dataclass
+class Curve:
+    """One network of one row over training.
+
+    Attributes:
+        row, network: whose curve it is.
+        x: env steps or hours; ``[points]``.
+        seeds: smoothed evaluations, NaN before a seed's first and after its last one; ``[seeds, points]``.
+    """
+
+    row: str
+    network: str
+    x: np.ndarray
+    seeds: np.ndarray
+
+    @property
+    def label(self) -> str:
+        return f"{self.row} {self.network}".strip()
+
+
+def curves(table: pd.DataFrame, window: float, by: str = "env steps", points: int = 200) -> list[Curve]:
+    """Smooths each seed's evaluations and brings the seeds of one row to common points.
+
+    Args:
+        window: env steps to smooth over.
+        by: "env steps" or "hours".
+    """
+    found = []
+    for (row, network), group in table.groupby(["row", "network"], sort=False):
+        x = np.linspace(group[by].min(), group[by].max(), points)
+        seeds = []
+        for _, one in group.sort_values("env steps").groupby("seed"):
+            smoothed = smooth(one["env steps"].to_numpy(), one["value"].to_numpy(), window)
+            seeds.append(np.interp(x, one[by], smoothed, left=np.nan, right=np.nan))
+        found.append(Curve(str(row), str(network), x, np.array(seeds)))
+    return found
+
+
+def final(table: pd.DataFrame, row: str, network: str, first: float, last: float = np.inf) -> np.ndarray:
+    """Of each seed, the mean of the evaluations between two env steps; ``[seeds]``."""
+    chosen = table[(table["row"] == row) & (table["network"] == network) & table["env steps"].between(first, last)]
+    return chosen.groupby("seed")["value"].mean().to_numpy()
+
+
+def figure_of(values: np.ndarray) -> str:
+    """Interquartile mean over seeds, with its interval if there are several; "" of none."""
+    if not len(values):
+        return ""
+    low, high = interval(values)
+    return f"{iqm(values):.2f}" + (f" [{low:.2f}, {high:.2f}]" if len(values) > 1 else "")
+
+
+def games(params: Iterable[dict[str, Any]]) -> str:
+    """How many games an evaluation has, from trials' configs: "64 games"; "" where they are not of one number."""
+    numbers = {config.get("evaluation_duration") for config in params}
+    return f"{numbers.pop()} games" if len(numbers) == 1 and None not in numbers else ""
+
+
+def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: str, out: Path, by: str = "env steps") -> None:
+    """Writes a PNG: of each curve the interquartile mean over seeds with its 95% interval, as far as all seeds go, and
+    each single seed as a light line. A row has a color, a leader dashes.
+
+    Args:
+        metric: a key of the results.
+        games: of one evaluation, see :func:`games`.
+        window: env steps that were smoothed over.
+    """
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+        colors = {row: f"C{k % 10}" for k, row in enumerate(dict.fromkeys(curve.row for curve in shown))}
+        for curve in shown:
+            color, style = colors[curve.row], STYLES[curve.network]
+            common = ~np.isnan(curve.seeds).any(0)
+            x, values = curve.x[common], curve.seeds[:, common]
+            count = len(values)
+            if count > 1:
+                axes.plot(curve.x, curve.seeds.T, style, color=color, alpha=0.3, linewidth=0.8)
+                axes.fill_between(x, *interval(values), color=color, alpha=0.15, linewidth=0)
+            label = f"{curve.label} ({count} seed{'s' * (count > 1)})"
+            axes.plot(x, iqm(values), style, color=color, linewidth=1.8, label=label)
+        name = METRICS.get(metric, metric.replace("_", " "))
+        unit = "env steps" if by == "env steps" else "hours of training"
+        axes.set(xlabel=unit, ylabel=f"{name} ({games})" if games else name, xlim=(0, None), title=title)
+        if metric == "win_rate":
+            axes.set_ylim(-0.02, 1.02)
+        else:  # a bad start may be far below zero
+            top, bottom = max(np.nanmax(c.seeds) for c in shown), min(np.nanmin(c.seeds) for c in shown)
+            axes.set_ylim(max(bottom, -0.6 * top) if top > 0 else None, None)
+        if by == "env steps":
+            axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small", ncols=1 if len(shown) < 5 else 2)
+        note = f"Each point: the mean of the evaluations in the {window:,.0f} env steps before it."
+        if any(len(curve.seeds) > 1 for curve in shown):
+            note += "\nBold: interquartile mean over seeds, with its 95% bootstrap interval; light: single seeds."
+        figure.supxlabel(note, fontsize=7)
+        figure.savefig(out, dpi=150)
+        plt.close(figure)

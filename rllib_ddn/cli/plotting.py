@@ -1,0 +1,191 @@
+"""What `rllib plot` does: learning curves of what Tune left in folders, as a figure, a table and a CSV."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ray.rllib.algorithms.registry import ALGORITHMS
+from ray.tune.registry import get_trainable_cls
+
+import rllib_ddn
+from rllib_ddn.cli.curves import curves, default_window, draw, evaluations, figure_of, final, games
+
+NAMES = {"CWQMIX": "CW-QMIX", "OWQMIX": "OW-QMIX", "predator_prey": "Predator-Prey", "smac": "SMAC", "smax": "SMAX"}
+
+
+@dataclass
+class Trial:
+    """A trial that Tune left, with those that went on from its checkpoints.
+
+    Attributes:
+        given: the name that the user gave to all trials of its folder, if any.
+        run: the trainable's name.
+        config: as Tune wrote it, with the algorithm's defaults; nested keys are joined by dots.
+        folders: the oldest first.
+    """
+
+    given: str | None
+    run: str
+    config: dict[str, Any]
+    folders: list[Path]
+
+
+def plot(
+    folders: Sequence[str],
+    out: Path,
+    csv: Path | None,
+    metric: str | None,
+    by: str,
+    window: int | None,
+    title: str | None,
+    table: bool,
+    first: int | None,
+    last: int | None,
+) -> str:
+    """Draws what the folders hold; the arguments are the command's options.
+
+    Returns:
+        What to print.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    trials = find(folders)
+    rows = name_rows(trials)
+    frames: list[pd.DataFrame] = []
+    taken: dict[str, set[int]] = {row: set() for row in rows}
+    for row, trial in zip(rows, trials, strict=True):
+        found = evaluations(trial.folders, metric)
+        if found.empty:
+            raise ValueError(
+                f"{trial.folders[0]} has no evaluation of {metric or 'the episodes'}: see the columns of its progress.csv."
+            )
+        seed = trial.config.get("seed")
+        if seed is None or seed in taken[row]:
+            seed = next(k for k in range(1, 1 + len(trials)) if k not in taken[row])
+        taken[row].add(seed)
+        frames.append(found.assign(row=row, seed=seed))
+    every = pd.concat(frames, ignore_index=True)
+    every = every[["row", "seed", "network", "env steps", "hours", "metric", "value"]]
+    metrics = every["metric"].unique()
+    if len(metrics) > 1:
+        raise ValueError(f"the trials have different results, {' and '.join(metrics)}: choose one by --metric.")
+    steps = every["env steps"].max()
+    window = window or default_window(steps)
+    title = title if title is not None else name_env(trials)
+    draw(curves(every, window, by), metrics[0], games(t.config for t in trials), window, title, out, by)
+    if csv:
+        every.to_csv(csv, index=False, float_format="%.6g")
+    told = [f"{out}: {len(trials)} trial{'s' * (len(trials) > 1)}."]
+    if table:
+        first, last = round(0.9 * steps) if first is None else first, steps if last is None else last
+        told.append(markdown(every, metrics[0], first, last))
+    return "\n\n".join(told)
+
+
+def find(folders: Sequence[str]) -> list[Trial]:
+    """The trials in folders, which may be given as NAME=FOLDER.
+
+    Raises:
+        ValueError: a folder holds none.
+    """
+    found: list[Trial] = []
+    for text in folders:
+        given, _, path = text.rpartition("=") if "=" in text and not Path(text).expanduser().exists() else ("", "", text)
+        results = [p.parent for p in Path(path).expanduser().rglob("progress.csv") if p.stat().st_size]
+        if not results:
+            raise ValueError(f"there is no progress.csv with results in {path}: name a folder of `rllib train` or of Ray Tune.")
+        continued = {folder: _continued_at(folder) for folder in results}
+        for folder in sorted(results, key=lambda f: (continued[f], f)):
+            run, config = _run(folder), json.loads((folder / "params.json").read_text())
+            trial = Trial(given or None, run, {**_defaults(run), **_flat(config)}, [folder])
+            before = [t for t in found if (t.given, t.run, t.config) == (trial.given, trial.run, trial.config)]
+            if before and continued[folder]:
+                before[0].folders.append(folder)
+            else:
+                found.append(trial)
+    return found
+
+
+def _continued_at(folder: Path) -> int:
+    """The first iteration of a trial that goes on from a checkpoint; 0 of one that began anew."""
+    first = int(pd.read_csv(folder / "progress.csv", usecols=["training_iteration"], nrows=1).iloc[0, 0])
+    return first if first > 1 else 0
+
+
+def _run(folder: Path) -> str:
+    """The trainable's name, with which Tune begins a trial's folder."""
+    ours = [name for name in vars(rllib_ddn) if isinstance(getattr(rllib_ddn, name), type)]
+    known = [name for name in (*ours, *ALGORITHMS) if folder.name.startswith(f"{name}_")]
+    return max(known, key=len) if known else folder.name.partition("_")[0]
+
+
+def _defaults(run: str) -> dict[str, Any]:
+    try:
+        return _flat(json.loads(json.dumps(get_trainable_cls(run).get_default_config().to_dict(), default=str)))
+    except (AttributeError, ValueError):  # a trainable that is no algorithm, or of a program of the user's
+        return {}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def name_rows(trials: Sequence[Trial]) -> list[str]:
+    """What each trial is called: its algorithm and, where trials of it or their envs differ, in what; not in the seed."""
+    env = _different([t.config for t in trials], lambda key: key == "env" or key.startswith("env_config."))
+    names = []
+    for trial in trials:
+        if trial.given:
+            names.append(trial.given)
+            continue
+        peers = [t.config for t in trials if t.run == trial.run and not t.given]
+        keys = dict.fromkeys([*env, *_different(peers, lambda key: key != "seed" and not key.startswith("env_config."))])
+        told = ", ".join(f"{key.rpartition('.')[2]} {trial.config[key]}" for key in keys if key in trial.config)
+        names.append(NAMES.get(trial.run, trial.run) + (f" ({told})" if told else ""))
+    return names
+
+
+def _different(configs: Sequence[dict[str, Any]], wanted: Any) -> list[str]:
+    """The keys, of those wanted, that have not the same value in all configs."""
+    keys = dict.fromkeys(key for config in configs for key in config if wanted(key))
+    return [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
+
+
+def name_env(trials: Sequence[Trial]) -> str:
+    """The trials' env and what is common of its config; "" of several envs."""
+    envs = {t.config.get("env") for t in trials}
+    if len(envs) > 1:
+        return ""
+    first = trials[0].config
+    name = str(first.get("env_config.env", first.get("env")))
+    settings = [key for key in first if key.startswith("env_config.") and key != "env_config.env"]
+    same = [key for key in settings if all(t.config.get(key) == first[key] for t in trials)]
+    told = ", ".join(
+        str(first[key]) if key == "env_config.map_name" else f"{key.removeprefix('env_config.')} {first[key]}" for key in same
+    )
+    return f"{NAMES.get(name, name)}{': ' * bool(told)}{told}"
+
+
+def markdown(every: pd.DataFrame, metric: str, first: int, last: int) -> str:
+    """A table: of each row and network the evaluations between two env steps, over seeds and of each seed."""
+    lines = [
+        f"{metric.replace('_', ' ')}, mean of the evaluations from {first:,} to {last:,} env steps; "
+        "interquartile mean over seeds with its 95% bootstrap interval",
+        "",
+        "| | over seeds | single seeds |",
+        "|---|---|---|",
+    ]
+    for (row, network), _ in every.groupby(["row", "network"], sort=False):
+        values = final(every, str(row), str(network), first, last)
+        lines.append(f"| {row} {network}".rstrip() + f" | {figure_of(values)} | {', '.join(f'{v:.2f}' for v in values)} |")
+    return "\n".join(lines)

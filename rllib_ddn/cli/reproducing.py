@@ -1,0 +1,208 @@
+"""What `rllib reproduce` does: it runs the grid of one of the paper's tables or figures, and writes it in the paper's layout.
+
+Trials run on Ray Tune, by `rllib train file`. Run again, it starts no finished trial anew, whichever table it was run
+for, and continues interrupted ones from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import typer
+import yaml
+from ray.tune.registry import get_trainable_cls
+
+import rllib_ddn  # noqa: F401  (registers the algorithms)
+from rllib_ddn.cli.curves import curves, default_window, draw, evaluations, figure_of, final, games, iqm
+from rllib_ddn.cli.examples import FOLDER
+from rllib_ddn.cli.tables import TABLES
+
+GRIDS = FOLDER / "paper"
+SCALED = ("leader_timesteps", "mixture_timesteps")  # stages whose length follows the number of steps
+
+
+@dataclass
+class Trial:
+    """One row of the grid with one seed."""
+
+    row: str
+    seed: int
+    run: str
+    config: dict[str, Any]
+
+    def matches(self, folder: Path) -> bool:
+        """Whether a trial's folder holds this trial: the same algorithm and, but for defaults, the same config."""
+        if not folder.name.startswith(f"{self.run}_"):
+            return False
+        defaults = get_trainable_cls(self.run).get_default_config().to_dict()
+        essence = lambda config: {k: v for k, v in config.items() if v != defaults.get(k)}  # noqa: E731
+        theirs = json.loads((folder / "params.json").read_text())
+        return essence(theirs) == essence(json.loads(json.dumps(self.config)))
+
+    def folders(self, storage: Path) -> list[Path]:
+        """Of this trial and its continuations, the oldest first."""
+        found = [p.parent for p in storage.rglob("params.json") if (p.parent / "progress.csv").is_file() and self.matches(p.parent)]
+        return sorted((f for f in found if (f / "progress.csv").stat().st_size), key=lambda f: _steps(f)[0])
+
+
+def trials(
+    table: str, env: str, env_config: dict[str, Any] | None, seeds: int, steps: int, overrides: dict[str, Any]
+) -> list[Trial]:
+    """The grid of tuned_examples/paper/TABLE.yaml with these options."""
+    grid = yaml.safe_load((GRIDS / f"{table}.yaml").read_text())
+    found = []
+    for name, spec in grid.items():
+        shared = {**spec["config"], "env": env, **overrides}
+        if env_config is not None or env != spec["env"]:
+            shared["env_config"] = env_config or {}
+        for key in SCALED:
+            if key in shared:
+                shared[key] = max(1, round(shared[key] * steps / spec["stop"]["timesteps_total"]))
+        row = name.removeprefix(f"{table}-")
+        found += [Trial(row, seed, spec["run"], {**shared, "seed": seed}) for seed in range(1, seeds + 1)]
+    return found
+
+
+def _steps(folder: Path) -> tuple[int, int]:
+    """First and last step that a trial's folder knows of."""
+    steps = pd.read_csv(folder / "progress.csv", usecols=["timesteps_total"])["timesteps_total"]
+    return int(steps.min()), int(steps.max())
+
+
+def pending(found: list[Trial], storage: Path, steps: int) -> Iterator[tuple[Trial, Path | None]]:
+    """The trials that have not reached ``steps``, with the latest checkpoint of each."""
+    for trial in found:
+        folders = trial.folders(storage)
+        if folders and _steps(folders[-1])[1] >= steps:
+            continue
+        checkpoints = [p for folder in folders for p in sorted(folder.glob("checkpoint_[0-9]*"))]
+        yield trial, checkpoints[-1] if checkpoints else None
+
+
+def run(found: list[Trial], storage: Path, table: str, steps: int, cpus: int | None) -> int:
+    """Runs what is pending with ``rllib train file``; returns its exit status."""
+    experiments = {}
+    for trial, checkpoint in pending(found, storage, steps):
+        spec: dict[str, Any] = {"run": trial.run, "stop": {"timesteps_total": steps}, "config": trial.config}
+        spec["checkpoint_config"] = {"checkpoint_frequency": 5, "checkpoint_at_end": True, "num_to_keep": 1}
+        if checkpoint:
+            spec["restore"] = str(checkpoint)
+        experiments[f"{table}-{trial.row}-seed{trial.seed}"] = spec
+    typer.echo(f"{table}: {len(found) - len(experiments)} of {len(found)} trials are finished.")
+    if not experiments:
+        return 0
+    storage.mkdir(parents=True, exist_ok=True)
+    grid = storage / f"{table}.yaml"
+    grid.write_text(yaml.safe_dump(experiments, sort_keys=False))
+    command = [sys.executable, "-m", "rllib_ddn.cli", "train", "file", str(grid), "--storage-path", str(storage)]
+    with subprocess.Popen([*command, *(["--ray-num-cpus", str(cpus)] if cpus else [])]) as child:
+        # The child saves its trials when it is interrupted; a terminal sends it Ctrl-C by itself.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        return child.wait()
+
+
+def load(found: list[Trial], storage: Path) -> pd.DataFrame:
+    """All evaluations, in the columns of :mod:`rllib_ddn.cli.curves`: the win rate where the env knows it, else the mean return.
+
+    Raises:
+        ValueError: there are none.
+    """
+    frames = []
+    for trial in found:
+        if folders := trial.folders(storage):
+            frames.append(evaluations(folders).assign(row=trial.row, seed=trial.seed))
+    if not frames:
+        raise ValueError(f"there are no evaluations under {storage}.")
+    return pd.concat(frames, ignore_index=True)[["row", "seed", "network", "env steps", "hours", "metric", "value"]]
+
+
+def markdown(name: str, every: pd.DataFrame, caption: str, steps: int, where: str) -> str:
+    """The table, with this run's figures before the paper's."""
+    table = TABLES[name]
+
+    header = [
+        *table.header,
+        f"{where}: leader or host",
+        f"{where}: follower",
+        "follower / leader",
+        *(f"paper: {m}" for m in table.paper),
+    ]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    for k, (row, label) in enumerate(table.labels.items()):
+        host, leaders, followers = (final(every, row, network, 0.9 * steps) for network in ("", "leader", "follower"))
+        ratio = ""
+        if len(leaders) and len(followers) and iqm(leaders) > 0 and iqm(followers) >= 0:
+            ratio = f"{iqm(followers) / iqm(leaders):.0%}"
+        cells = [
+            *label,
+            figure_of(host if len(host) else leaders),
+            figure_of(followers),
+            ratio,
+            *(figures[k] for figures in table.paper.values()),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    notes = [caption] + ([table.note] if table.note else [])
+    return "\n\n".join([f"**{name[:-1].capitalize()} {name[-1]}. {table.title}.**", *notes, "\n".join(lines)]) + "\n"
+
+
+def reproduce(
+    name: str,
+    env: str,
+    env_config: dict[str, Any] | None,
+    config: dict[str, Any],
+    seeds: int,
+    steps: int,
+    rows: list[str],
+    storage: Path,
+    out: Path,
+    cpus: int | None,
+    no_run: bool,
+) -> int:
+    """Runs a table's trials and writes NAME.md, NAME.csv and NAME.png; the arguments are the command's options.
+
+    Returns:
+        The exit status of the training.
+
+    Raises:
+        ValueError: an unknown table or row, or there are no evaluations.
+    """
+    if name not in TABLES:
+        raise ValueError(f"there is no table {name!r}; there are {', '.join(TABLES)}.")
+    table = TABLES[name]
+    unknown = set(rows) - set(table.labels)
+    if unknown:
+        raise ValueError(f"{name} has no row {min(unknown)!r}; it has {', '.join(table.labels)}.")
+    storage = storage.expanduser().absolute()
+    found = [t for t in trials(name, env, env_config, seeds, steps, config) if not rows or t.row in rows]
+    status = 0 if no_run else run(found, storage, name, steps, cpus)
+
+    every = load(found, storage)
+    every = every[every["env steps"] <= 1.1 * steps]
+    left = [trial for trial, _ in pending(found, storage, steps)]
+    settings = json.dumps(found[0].config.get("env_config", {}))
+    caption = f"{env} {settings}, {steps:,} env steps, {seeds} seed{'s' * (seeds > 1)}."
+    if config:
+        caption += f" With {json.dumps(config)}."
+    if env != "smac":
+        caption += " This is not SMAC: compare the rows, not the figures, with the paper's."
+    if left:
+        caption += " Not finished: " + ", ".join(f"{trial.row} seed {trial.seed}" for trial in left) + "."
+    out.mkdir(parents=True, exist_ok=True)
+    text = markdown(name, every, caption, steps, env)
+    (out / f"{name}.md").write_text(text)
+    every.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+    window = default_window(steps)
+    shown = [replace(curve, row=table.legend(curve.row)) for curve in curves(every, window)]
+    played = games(get_trainable_cls(t.run).get_default_config().to_dict() | t.config for t in found)
+    draw(shown, every["metric"].iloc[0], played, window, f"{table.title}\n{env} {settings}", out / f"{name}.png")
+    typer.echo(text)
+    return status
