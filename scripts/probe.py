@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=[*LEADERS, "follower", "host"], help="default: %(default)s")
     parser.add_argument("--embed-dim", type=int, default=64, help="D (default: %(default)s)")
-    parser.add_argument("--hyper-dim", type=int, default=8, help="K (default: %(default)s)")
+    parser.add_argument("--hyper-dim", type=int, default=4, help="K (default: %(default)s)")
     parser.add_argument("--updates", type=int, nargs="+", default=[300, 1000], help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=1, help="median of so many (default: %(default)s)")
     options = parser.parse_args()

@@ -21,7 +21,7 @@ def test_the_defaults_are_the_papers():
     assert (config.lr, config.gamma, config.train_batch_size, config.grad_clip) == (5e-4, 0.99, 32, 10)
     assert config.replay_buffer_config == {"capacity": 5000}
     assert config.target_update_interval_episodes == 200
-    assert (config.mixer, config.mask_probability, config.behaviour_network) == ("qmix", 0.75, "follower")
+    assert (config.mixer, config.mask_probability, config.behaviour_network) == ("qmix", 0.75, "leader")
     schedule = config.exploration_config
     assert (schedule["initial_epsilon"], schedule["final_epsilon"], schedule["epsilon_timesteps"]) == (1.0, 0.05, 50_000)
 

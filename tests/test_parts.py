@@ -166,7 +166,6 @@ class PickyMixer(MIXERS["vdn"]):
         ({"distillation_terms": {"x": (DoubleLog, 1.0)}}, r"two parts of an update log the statistic 'loss_global'"),
         ({"distillation_terms": {"q": ("kl", 1.0)}}, r"distillation_terms\['q'\]: that name is taken"),
         ({"targets": lambda rewards, values, batch, gamma: rewards[:, None]}, r"what targets\(\) returns has the shape \[2, 1\]"),
-        ({"targets": lambda rewards, values, batch, gamma: rewards, "td_lambda": 0.5}, r"td_lambda belongs to the targets of"),
         ({"mixer": PickyMixer, "mixer_config": {"depth": 1}}, r"mixer_config\['depth'\] is 2 for 3 agents; got 1"),
         ({"optimizer": {"type": "adam", "epsilon": 1e-5}}, r"optimizer is 'rmsprop', 'adam', or a dict"),
         ({"optimizer": {"type": "adam", "lr": 1e-5}}, r"optimizer is .* \(lr has a key of its own\)"),

@@ -21,7 +21,7 @@ from support.configs import SMALL_GAME
 def grid(table):
     """Of each row of a table, its config."""
     found = {}
-    for trial in reproducing.trials(table, "predator_prey", None, 1, 1_000_000, {}):
+    for trial in reproducing.trials(table, None, None, 1, None, {}):
         config = get_trainable_cls(trial.run).get_default_config().update_from_dict(trial.config)
         config.validate()
         found[trial.row] = config
@@ -33,8 +33,13 @@ def test_every_row_has_a_valid_config_and_a_label(table):
     rows = grid(table)
     assert list(rows) == list(TABLES[table].labels)
     assert all(len(figures) == len(rows) for figures in TABLES[table].paper.values())
-    penalty = 2.0 if table == "figure5" else 0.0
-    assert {config.env_config["penalty"] for config in rows.values()} == {penalty}
+    if TABLES[table].folder == "paper":
+        penalty = 2.0 if table == "figure5" else 0.0
+        assert {config.env_config["penalty"] for config in rows.values()} == {penalty}
+        # The paper's section B.3: not the defaults.
+        settings = {(c.optimizer, c.lr, c.td_lambda, c.target_update_interval_episodes) for c in rows.values()}
+        assert settings == {("rmsprop", 5e-4, 0.0, 200)}
+        assert all(config.behaviour_network == "follower" for config in rows.values() if type(config) is DDNConfig)
 
 
 def test_the_grids_differ_in_what_the_paper_varies():
@@ -77,8 +82,21 @@ def test_table_by_hand(tmp_path):
     row = next(line for line in text.splitlines() if line.startswith("| personalized"))
     assert row == "| personalized state | 10.00 [5.00, 15.00] | 9.00 [4.00, 14.00] | 90% | 0.9701 | 0.8789 |"
     assert "| raw state |  |  |  | 0.8216 | 0.1237 |" in text
-    left = [(t.row, t.seed) for t, _ in reproducing.pending(found, tmp_path, 100)]
+    left = [(t.row, t.seed) for t, _ in reproducing.pending(found, tmp_path)]
     assert left == [("raw", 1), ("raw", 2), ("raw", 3)]
+
+
+def test_a_comparison_by_hand(tmp_path):
+    """Of each quarter of the steps, the evaluations in the tenth of all steps before its end."""
+    found = [trial for trial in reproducing.trials("sight", None, None, None, 100, {}) if trial.row == "ddn"]
+    assert [trial.seed for trial in found] == [11, 12, 13]  # seeds with which no setting was chosen
+    for trial in found:
+        write_trial(tmp_path, "any", trial.config, [0, 8, 2, 0, 6, 0, 0, 1, trial.seed, trial.seed + 2])
+    text = reproducing.markdown("sight", reproducing.load(found, tmp_path), "Caption.", 100, "here")
+    ends = "| 13.00 [12.00, 14.00] | 12.00, 13.00, 14.00 |"
+    assert next(line for line in text.splitlines() if "leader" in line).endswith(
+        "| leader | 8.00 [8.00, 8.00] | 6.00 [6.00, 6.00] | 1.00 [1.00, 1.00] " + ends
+    )
 
 
 def test_a_follower_below_zero_has_no_share_of_its_leader(tmp_path):

@@ -155,12 +155,15 @@ def plot(
 
 @app.command()
 def reproduce(
-    table: Annotated[str, typer.Argument(help="A table or figure of the paper: table1 to table5, figure4, figure5.")],
-    env: Annotated[str, typer.Option("--env", "-e", help="Registered env.")] = "predator_prey",
+    table: Annotated[
+        str,
+        typer.Argument(help="table1 to table5, figure4 or figure5 of the paper; smax, sight or predator_prey."),
+    ],
+    env: Annotated[str | None, typer.Option("--env", "-e", help="Another registered env than the grid's.")] = None,
     env_config: Annotated[str | None, typer.Option(help="The env's config, as JSON; default: that of the grid's file.")] = None,
     config: Annotated[str, typer.Option("--config", "-c", help="Other config keys for all trials, as JSON.")] = "{}",
-    seeds: Annotated[int, typer.Option(help="Seeds of each row; the paper has 6.", min=1)] = 6,
-    steps: Annotated[int, typer.Option(help="Env steps of each trial.", min=1)] = 1_000_000,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds of each row, counted from the grid's first.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Env steps of each trial; default: the grid's.", min=1)] = None,
     row: Annotated[list[str], typer.Option(help="Only this row, named as in the grid's file; may be repeated.")] = [],  # noqa: B006
     storage_path: Annotated[Path, typer.Option(help="Where trials are kept.")] = Path("~/ray_results/paper"),
     out: Annotated[Path, typer.Option(help="Folder for the table, CSV and PNG.")] = Path(),
@@ -169,7 +172,8 @@ def reproduce(
     v: Info = False,
     vv: Debug = False,
 ) -> None:
-    """Runs the grid of one of the paper's tables on any env, and writes the table beside the paper's figures.
+    """Runs the grid of one of the paper's tables, on any env, and writes it beside the paper's figures; or a comparison of
+    this package's own.
 
     Run again, it continues interrupted trials and starts no finished one anew. Figures are means of the evaluations
     in the last tenth of the steps, then the interquartile mean over seeds with a 95% bootstrap interval.

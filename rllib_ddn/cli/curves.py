@@ -88,6 +88,7 @@ class Curve:
 
     Attributes:
         row, network: whose curve it is.
+        panel: the title of the panel of the figure that shows it.
         x: env steps or hours; ``[points]``.
         seeds: smoothed evaluations, NaN before a seed's first and after its last one; ``[seeds, points]``.
     """
@@ -96,6 +97,7 @@ class Curve:
     network: str
     x: np.ndarray
     seeds: np.ndarray
+    panel: str = ""
 
     @property
     def label(self) -> str:
@@ -142,7 +144,7 @@ def games(params: Iterable[dict[str, Any]]) -> str:
 
 def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: str, out: Path, by: str = "env steps") -> None:
     """Writes a PNG: of each curve the interquartile mean over seeds with its 95% interval, as far as all seeds go, and
-    each single seed as a light line. A row has a color, a leader dashes.
+    each single seed as a light line. A row has a color, a leader dashes, and a panel is a plot of its own.
 
     Args:
         metric: a key of the results.
@@ -152,34 +154,47 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
+    panels = list(dict.fromkeys(curve.panel for curve in shown))
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    name = METRICS.get(metric, metric.replace("_", " "))
+    colors = {row: f"C{k % 10}" for k, row in enumerate(dict.fromkeys(curve.row for curve in shown))}
     with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
-        colors = {row: f"C{k % 10}" for k, row in enumerate(dict.fromkeys(curve.row for curve in shown))}
-        for curve in shown:
-            color, style = colors[curve.row], STYLES[curve.network]
-            common = ~np.isnan(curve.seeds).any(0)
-            x, values = curve.x[common], curve.seeds[:, common]
-            count = len(values)
-            if count > 1:
-                axes.plot(curve.x, curve.seeds.T, style, color=color, alpha=0.3, linewidth=0.8)
-                axes.fill_between(x, *interval(values), color=color, alpha=0.15, linewidth=0)
-            label = f"{curve.label} ({count} seed{'s' * (count > 1)})"
-            axes.plot(x, iqm(values), style, color=color, linewidth=1.8, label=label)
-        name = METRICS.get(metric, metric.replace("_", " "))
-        unit = "env steps" if by == "env steps" else "hours of training"
-        axes.set(xlabel=unit, ylabel=f"{name} ({games})" if games else name, xlim=(0, None), title=title)
-        if metric == "win_rate":
-            axes.set_ylim(-0.02, 1.02)
-        else:  # a bad start may be far below zero
-            top, bottom = max(np.nanmax(c.seeds) for c in shown), min(np.nanmin(c.seeds) for c in shown)
-            axes.set_ylim(max(bottom, -0.6 * top) if top > 0 else None, None)
-        if by == "env steps":
-            axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", ncols=1 if len(shown) < 5 else 2)
+        size = (8, 4.8) if len(panels) == 1 else (9, 0.8 + 3.4 * lines)
+        figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.remove()
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            its = [curve for curve in shown if curve.panel == panel]
+            for curve in its:
+                _draw_curve(axes, curve, colors[curve.row])
+            axes.set(xlabel="env steps" if by == "env steps" else "hours of training", xlim=(0, None), title=panel)
+            axes.set(ylabel=f"{name} ({games})" if games else name)
+            if metric == "win_rate":
+                axes.set_ylim(-0.02, 1.02)
+            else:  # a bad start may be far below zero
+                top, bottom = max(np.nanmax(c.seeds) for c in its), min(np.nanmin(c.seeds) for c in its)
+                axes.set_ylim(max(bottom, -0.6 * top) if top > 0 else None, None)
+            if by == "env steps":
+                axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize="small", ncols=1 if len(its) < 5 else 2)
+        figure.suptitle(title, fontsize="medium")
         note = f"Each point: the mean of the evaluations in the {window:,.0f} env steps before it."
         if any(len(curve.seeds) > 1 for curve in shown):
             note += "\nBold: interquartile mean over seeds, with its 95% bootstrap interval; light: single seeds."
         figure.supxlabel(note, fontsize=7)
         figure.savefig(out, dpi=150)
         plt.close(figure)
+
+
+def _draw_curve(axes: Any, curve: Curve, color: str) -> None:
+    style = STYLES[curve.network]
+    common = ~np.isnan(curve.seeds).any(0)
+    x, values = curve.x[common], curve.seeds[:, common]
+    count = len(values)
+    if count > 1:
+        axes.plot(curve.x, curve.seeds.T, style, color=color, alpha=0.3, linewidth=0.8)
+        axes.fill_between(x, *interval(values), color=color, alpha=0.15, linewidth=0)
+    label = f"{curve.label} ({count} seed{'s' * (count > 1)})"
+    axes.plot(x, iqm(values), style, color=color, linewidth=1.8, label=label)

@@ -1,4 +1,4 @@
-"""What `rllib reproduce` does: it runs the grid of one of the paper's tables or figures, and writes it in the paper's layout.
+"""What `rllib reproduce` does: it runs the grid of a table and writes it, one of the paper's in the paper's layout.
 
 Trials run on Ray Tune, by `rllib train file`. Run again, it starts no finished trial anew, whichever table it was run
 for, and continues interrupted ones from their checkpoints.
@@ -23,20 +23,20 @@ from ray.tune.registry import get_trainable_cls
 import rllib_ddn  # noqa: F401  (registers the algorithms)
 from rllib_ddn.cli.curves import curves, default_window, draw, evaluations, figure_of, final, games, iqm
 from rllib_ddn.cli.examples import FOLDER
-from rllib_ddn.cli.tables import TABLES
+from rllib_ddn.cli.tables import TABLES, Table
 
-GRIDS = FOLDER / "paper"
 SCALED = ("leader_timesteps", "mixture_timesteps")  # stages whose length follows the number of steps
 
 
 @dataclass
 class Trial:
-    """One row of the grid with one seed."""
+    """One row of the grid with one seed, to be trained for so many env steps."""
 
     row: str
     seed: int
     run: str
     config: dict[str, Any]
+    steps: int
 
     def matches(self, folder: Path) -> bool:
         """Whether a trial's folder holds this trial: the same algorithm and, but for defaults, the same config."""
@@ -54,20 +54,22 @@ class Trial:
 
 
 def trials(
-    table: str, env: str, env_config: dict[str, Any] | None, seeds: int, steps: int, overrides: dict[str, Any]
+    table: str, env: str | None, env_config: dict[str, Any] | None, seeds: int | None, steps: int | None, overrides: dict[str, Any]
 ) -> list[Trial]:
-    """The grid of tuned_examples/paper/TABLE.yaml with these options."""
-    grid = yaml.safe_load((GRIDS / f"{table}.yaml").read_text())
+    """The grid of a table with these options; None stands for what the grid's file says. Seeds count from its first."""
+    grid = yaml.safe_load((FOLDER / TABLES[table].folder / f"{table}.yaml").read_text())
     found = []
     for name, spec in grid.items():
-        shared = {**spec["config"], "env": env, **overrides}
-        if env_config is not None or env != spec["env"]:
+        shared = {**spec["config"], "env": env or spec["env"], **overrides}
+        if env_config is not None or shared["env"] != spec["env"]:
             shared["env_config"] = env_config or {}
+        its_steps, its_seeds = spec["stop"]["timesteps_total"], spec["config"]["seed"]["grid_search"]
         for key in SCALED:
-            if key in shared:
-                shared[key] = max(1, round(shared[key] * steps / spec["stop"]["timesteps_total"]))
+            if key in shared and steps:
+                shared[key] = max(1, round(shared[key] * steps / its_steps))
         row = name.removeprefix(f"{table}-")
-        found += [Trial(row, seed, spec["run"], {**shared, "seed": seed}) for seed in range(1, seeds + 1)]
+        chosen = range(its_seeds[0], its_seeds[0] + seeds) if seeds else its_seeds
+        found += [Trial(row, seed, spec["run"], {**shared, "seed": seed}, steps or its_steps) for seed in chosen]
     return found
 
 
@@ -77,21 +79,21 @@ def _steps(folder: Path) -> tuple[int, int]:
     return int(steps.min()), int(steps.max())
 
 
-def pending(found: list[Trial], storage: Path, steps: int) -> Iterator[tuple[Trial, Path | None]]:
-    """The trials that have not reached ``steps``, with the latest checkpoint of each."""
+def pending(found: list[Trial], storage: Path) -> Iterator[tuple[Trial, Path | None]]:
+    """The trials that are not finished, with the latest checkpoint of each."""
     for trial in found:
         folders = trial.folders(storage)
-        if folders and _steps(folders[-1])[1] >= steps:
+        if folders and _steps(folders[-1])[1] >= trial.steps:
             continue
         checkpoints = [p for folder in folders for p in sorted(folder.glob("checkpoint_[0-9]*"))]
         yield trial, checkpoints[-1] if checkpoints else None
 
 
-def run(found: list[Trial], storage: Path, table: str, steps: int, cpus: int | None) -> int:
+def run(found: list[Trial], storage: Path, table: str, cpus: int | None) -> int:
     """Runs what is pending with ``rllib train file``; returns its exit status."""
     experiments = {}
-    for trial, checkpoint in pending(found, storage, steps):
-        spec: dict[str, Any] = {"run": trial.run, "stop": {"timesteps_total": steps}, "config": trial.config}
+    for trial, checkpoint in pending(found, storage):
+        spec: dict[str, Any] = {"run": trial.run, "stop": {"timesteps_total": trial.steps}, "config": trial.config}
         spec["checkpoint_config"] = {"checkpoint_frequency": 5, "checkpoint_at_end": True, "num_to_keep": 1}
         if checkpoint:
             spec["restore"] = str(checkpoint)
@@ -126,9 +128,11 @@ def load(found: list[Trial], storage: Path) -> pd.DataFrame:
 
 
 def markdown(name: str, every: pd.DataFrame, caption: str, steps: int, where: str) -> str:
-    """The table, with this run's figures before the paper's."""
+    """The table; one of the paper's with this run's figures before the paper's."""
     table = TABLES[name]
-
+    notes = [caption] + ([table.note] if table.note else [])
+    if table.folder == "comparisons":
+        return "\n\n".join([f"**{table.title}.**", *notes, _by_quarters(table, every, steps)]) + "\n"
     header = [
         *table.header,
         f"{where}: leader or host",
@@ -150,17 +154,30 @@ def markdown(name: str, every: pd.DataFrame, caption: str, steps: int, where: st
             *(figures[k] for figures in table.paper.values()),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    notes = [caption] + ([table.note] if table.note else [])
     return "\n\n".join([f"**{name[:-1].capitalize()} {name[-1]}. {table.title}.**", *notes, "\n".join(lines)]) + "\n"
+
+
+def _by_quarters(table: Table, every: pd.DataFrame, steps: int) -> str:
+    """A line for each network of each row: the evaluations in the tenth of the steps before each quarter's end."""
+    quarters = [round(steps * k / 4) for k in (1, 2, 3, 4)]
+    header = [*table.header, "network", *(f"{quarter / 1000:,.0f}k" for quarter in quarters), "single seeds at the end"]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    for row, label in table.labels.items():
+        for network in ("", "leader", "follower"):
+            values = [final(every, row, network, quarter - 0.1 * steps, quarter + 0.01 * steps) for quarter in quarters]
+            if any(map(len, values)):
+                cells = [*label, network, *map(figure_of, values), ", ".join(f"{value:.2f}" for value in values[-1])]
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def reproduce(
     name: str,
-    env: str,
+    env: str | None,
     env_config: dict[str, Any] | None,
     config: dict[str, Any],
-    seeds: int,
-    steps: int,
+    seeds: int | None,
+    steps: int | None,
     rows: list[str],
     storage: Path,
     out: Path,
@@ -183,26 +200,30 @@ def reproduce(
         raise ValueError(f"{name} has no row {min(unknown)!r}; it has {', '.join(table.labels)}.")
     storage = storage.expanduser().absolute()
     found = [t for t in trials(name, env, env_config, seeds, steps, config) if not rows or t.row in rows]
-    status = 0 if no_run else run(found, storage, name, steps, cpus)
+    status = 0 if no_run else run(found, storage, name, cpus)
 
     every = load(found, storage)
+    steps = max(trial.steps for trial in found)
     every = every[every["env steps"] <= 1.1 * steps]
-    left = [trial for trial, _ in pending(found, storage, steps)]
-    settings = json.dumps(found[0].config.get("env_config", {}))
-    caption = f"{env} {settings}, {steps:,} env steps, {seeds} seed{'s' * (seeds > 1)}."
+    left = [trial for trial, _ in pending(found, storage)]
+    played_in = {trial.config["env"]: None for trial in found}
+    settings = {json.dumps(trial.config.get("env_config", {})): None for trial in found}
+    where = " ".join([*played_in, *settings]) if len(settings) == 1 else ", ".join(played_in)
+    numbers = sorted({trial.seed for trial in found})
+    caption = f"{where}, {steps:,} env steps, seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}."
     if config:
         caption += f" With {json.dumps(config)}."
-    if env != "smac":
+    if table.folder == "paper" and list(played_in) != ["smac"]:
         caption += " This is not SMAC: compare the rows, not the figures, with the paper's."
     if left:
         caption += " Not finished: " + ", ".join(f"{trial.row} seed {trial.seed}" for trial in left) + "."
     out.mkdir(parents=True, exist_ok=True)
-    text = markdown(name, every, caption, steps, env)
+    text = markdown(name, every, caption, steps, ", ".join(played_in))
     (out / f"{name}.md").write_text(text)
     every.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
     window = default_window(steps)
-    shown = [replace(curve, row=table.legend(curve.row)) for curve in curves(every, window)]
+    shown = [replace(curve, row=table.legend(curve.row), panel=table.panel(curve.row)) for curve in curves(every, window)]
     played = games(get_trainable_cls(t.run).get_default_config().to_dict() | t.config for t in found)
-    draw(shown, every["metric"].iloc[0], played, window, f"{table.title}\n{env} {settings}", out / f"{name}.png")
+    draw(shown, every["metric"].iloc[0], played, window, f"{table.title}\n{where}", out / f"{name}.png")
     typer.echo(text)
     return status

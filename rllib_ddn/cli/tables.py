@@ -1,4 +1,5 @@
-"""The tables and figures of the paper that `rllib reproduce` runs; their grids are `tuned_examples/paper/NAME.yaml`."""
+"""The tables that `rllib reproduce` runs: the paper's, with the grids `tuned_examples/paper/NAME.yaml` and the paper's
+settings, and comparisons of this package's own, with the grids `tuned_examples/comparisons/NAME.yaml` and the best settings."""
 
 from __future__ import annotations
 
@@ -8,14 +9,16 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Table:
-    """A table of the paper.
+    """A table.
 
     Attributes:
         title: what it compares.
-        labels: of each experiment of its grid, the cells that name it.
-        header: names of these cells' columns.
+        header: names of the columns whose cells name an experiment. Where there are two in a comparison, each value of
+            the first has a panel of its own in the figure.
+        labels: of each experiment of its grid, these cells.
         paper: the paper's figures: of each SMAC map, one for each experiment, "" where it has none.
-        note: what the reader must know of the paper's figures.
+        note: what the reader must know of the figures.
+        folder: of the grid, "paper" or "comparisons".
     """
 
     title: str
@@ -23,9 +26,20 @@ class Table:
     labels: Mapping[str, tuple[str, ...]]
     paper: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
+    folder: str = "paper"
+
+    @property
+    def has_panels(self) -> bool:
+        return self.folder == "comparisons" and len(self.header) == 2
+
+    def panel(self, row: str) -> str:
+        """The title of the panel that shows a row; "" where there is one panel only."""
+        return self.labels[row][0] if self.has_panels else ""
 
     def legend(self, row: str) -> str:
         """A row in a word or two, for a figure."""
+        if self.has_panels:
+            return self.labels[row][1]
         return " ".join(head if cell == "✓" else cell for head, cell in zip(self.header, self.labels[row], strict=True) if cell)
 
 
@@ -94,5 +108,32 @@ TABLES = {
             "owqmix": ("OW-QMIX",),
             "ddn_owqmix": ("DDN on OW-QMIX",),
         },
+    ),
+    "smax": Table(
+        "DDN and its host on SMAX",
+        ("Map", "Algorithm"),
+        {f"{name}_{algo.lower()}": (name, algo) for name in ("2s3z", "3s5z", "5m_vs_6m", "3s_vs_5z") for algo in ("QMIX", "DDN")},
+        folder="comparisons",
+    ),
+    "sight": Table(
+        "Predator-Prey where the state tells more than the agents see",
+        ("Algorithm",),
+        {
+            "qmix": ("QMIX",),
+            "ddn": ("DDN, personalized state",),
+            "ddn_raw": ("DDN, raw state",),
+            "ddn_concatenated": ("DDN, local information beside",),
+        },
+        folder="comparisons",
+    ),
+    "predator_prey": Table(
+        "Predator-Prey with a penalty: hosts before and after DDN",
+        ("Host", "Algorithm"),
+        {
+            row: (HOSTS[host], label)
+            for host in ("vdn", "qmix", "qplex", "owqmix")
+            for row, label in ((host, HOSTS[host]), (f"ddn_{host}", f"DDN on {HOSTS[host]}"))
+        },
+        folder="comparisons",
     ),
 }

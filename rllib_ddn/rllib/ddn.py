@@ -73,7 +73,7 @@ class DDNConfig(ValueDecompositionConfig):
         ":class:`rllib_ddn.Leader`, which names its follower.",
     )
     fusion_embed_dim: int = key(64, COUNT, "D, size of S_hat and o_hat.")
-    fusion_hyper_dim: int = key(8, COUNT, "K, hidden size of the hypernetwork that generates W.")
+    fusion_hyper_dim: int = key(4, COUNT, "K, hidden size of the hypernetwork that generates W.")
     block_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_B (Equation 6); 0 switches it off (Table 4).")
     q_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_Q (Equation 6); 0 switches it off.")
     feature_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_F (Equation 6); 0 switches it off.")
@@ -129,10 +129,10 @@ class DDNConfig(ValueDecompositionConfig):
         "``postprocess_trajectory``.",
     )
     behaviour_network: str = key(
-        "follower",
+        "leader",
         one_of(LEADER, FOLLOWER, MIXTURE),
-        'who acts in training: "follower", "leader", or "mixture", DAgger\'s: each round it is the leader with a probability '
-        "that falls from 1 to 0.",
+        'who acts in training: "leader", "follower", or "mixture", DAgger\'s: each round it is the leader with a probability '
+        "that falls from 1 to 0. The paper can be read either way (Algorithm 1, section 4.4).",
     )
     mixture_timesteps: int = key(50_000, COUNT, 'env steps over which the leader\'s probability falls from 1 to 0 in a "mixture".')
     follower_lr: Any = key(
