@@ -259,12 +259,16 @@ def accept(path):
     return experiments
 
 
-@pytest.mark.parametrize("path", sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("paper/*.yaml")]), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("paper/*.yaml"), *EXAMPLES.glob("comparisons/*.yaml")]),
+    ids=lambda path: path.stem,
+)
 def test_tuned_examples_are_accepted(path):
     accept(path)
 
 
 def test_the_papers_setting_is_the_papers():
-    (spec,) = yaml.safe_load((EXAMPLES / "predator_prey_ddn.yaml").read_text()).values()
-    assert spec["stop"]["timesteps_total"] == 1_000_000
-    assert spec["config"]["env_config"] == {"penalty": 2.0}  # all else is the env's default
+    for spec in yaml.safe_load((EXAMPLES / "paper" / "figure5.yaml").read_text()).values():
+        assert spec["stop"]["timesteps_total"] == 1_000_000
+        assert spec["config"]["env_config"] == {"penalty": 2.0}  # all else is the env's default

@@ -15,19 +15,22 @@ def test_a_config_dict_is_the_config():
     assert again.to_dict() == config.to_dict()
 
 
-def test_the_defaults_are_the_papers():
-    """Section B.3, and PyMARL's values where it is silent."""
+def test_the_defaults_are_the_papers_but_where_the_docs_say_so():
+    """Section B.3, and PyMARL's values where it is silent; those that learn sooner are told beside the paper's."""
     config = DDNConfig()
-    assert (config.lr, config.gamma, config.train_batch_size, config.grad_clip) == (5e-4, 0.99, 32, 10)
+    assert (config.gamma, config.train_batch_size, config.grad_clip) == (0.99, 32, 10)
     assert config.replay_buffer_config == {"capacity": 5000}
-    assert config.target_update_interval_episodes == 200
-    assert (config.mixer, config.mask_probability, config.behaviour_network) == ("qmix", 0.75, "leader")
+    assert (config.mixer, config.mask_probability) == ("qmix", 0.75)
+    ours = config.optimizer, config.lr, config.td_lambda, config.target_update_interval_episodes, config.behaviour_network
+    assert ours == ("adam", 1e-3, 0.6, 50, "leader")
+    for key, papers in (("lr", "5e-4"), ("optimizer", '"rmsprop" (the paper\'s'), ("target_update_interval_episodes", "200")):
+        assert papers in re.search(rf"^    {key}: .*", DDNConfig.training.__doc__, re.MULTILINE)[0]
     schedule = config.exploration_config
     assert (schedule["initial_epsilon"], schedule["final_epsilon"], schedule["epsilon_timesteps"]) == (1.0, 0.05, 50_000)
 
 
 def test_the_optimizers_are_the_papers(build):
-    optimizers = build(follower_lr=1e-3).get_policy().optimizers
+    optimizers = build(optimizer="rmsprop", lr=5e-4, follower_lr=1e-3).get_policy().optimizers
     kinds = {name: type(optimizer).__name__ for name, optimizer in optimizers.items()}
     assert kinds == {"host": "RMSprop", "follower": "Adam", "intrinsic": "Adam"}
     host = optimizers["host"].defaults

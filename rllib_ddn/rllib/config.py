@@ -75,7 +75,8 @@ class ValueDecompositionConfig(AlgorithmConfig):
     targets: Any = key(
         None,
         Accepts("a function, or None", lambda value: value is None or callable(value)),
-        "a function of your own that makes TD targets, in the place of lambda returns and ``td_lambda`` (see :mod:`rllib_ddn.learning.targets`).",
+        "a function of your own that makes TD targets, in the place of lambda returns and ``td_lambda`` "
+        "(see :mod:`rllib_ddn.learning.targets`).",
     )
     optimizer: Any = key(
         "adam",
@@ -112,7 +113,8 @@ class ValueDecompositionConfig(AlgorithmConfig):
     lr: Any = key(
         1e-3,
         LEARNING_RATE,
-        "learning rate of agent network and mixer (the paper's: 5e-4); or a schedule ``[[env steps, rate], ...]`` from 0 on, linear in between.",
+        "learning rate of agent network and mixer (the paper's: 5e-4); or a schedule "
+        "``[[env steps, rate], ...]`` from 0 on, linear in between.",
     )
     gamma: float = key(0.99, FRACTION, "discount.")
     grad_clip: float | None = key(10.0, ABOVE_0.or_none(), "largest gradient norm of each optimizer; None: off.")
