@@ -2,24 +2,68 @@
 
 Importing this package registers everything with Ray: the trainables (``"DDN"``, the hosts alone such as
 ``"QMIX"``, the peers such as ``"CTDS"``), their models, and the envs of :data:`rllib_ddn.envs.ENVS`. Where Ray
-cannot be imported, :mod:`rllib_ddn.team`, :mod:`rllib_ddn.networks` and :mod:`rllib_ddn.learning` still can.
+cannot be imported, nothing is registered and nothing else is imported: :mod:`rllib_ddn.deploy` needs NumPy
+and onnxruntime there, :mod:`rllib_ddn.networks` and :mod:`rllib_ddn.learning` need torch.
 """
 
-from rllib_ddn.learning.distillation import DistillationTerm
-from rllib_ddn.learning.intrinsic import IntrinsicReward
-from rllib_ddn.networks import Follower, Leader, Mixer
-from rllib_ddn.team import TeamEnvError, TeamSpec
+from typing import Any
 
 __version__ = "0.2.0"
-__all__ = ["DistillationTerm", "Follower", "IntrinsicReward", "Leader", "Mixer", "TeamEnvError", "TeamSpec"]
+__all__ = [
+    "CTDS",
+    "CTDSConfig",
+    "CWQMIX",
+    "CWQMIXConfig",
+    "DDN",
+    "DDNConfig",
+    "DDNTorchModel",
+    "DDNTorchPolicy",
+    "DistillationTerm",
+    "ENVS",
+    "Follower",
+    "HOSTS",
+    "IGMDA",
+    "IGMDAConfig",
+    "IntrinsicReward",
+    "Leader",
+    "Mixer",
+    "OWQMIX",
+    "OWQMIXConfig",
+    "PEERS",
+    "PTDE",
+    "PTDEConfig",
+    "QMIX",
+    "QMIXConfig",
+    "QPLEX",
+    "QPLEXConfig",
+    "QTRAN",
+    "QTRANConfig",
+    "Qatten",
+    "QattenConfig",
+    "TeamEnvError",
+    "TeamSpec",
+    "VDN",
+    "VDNConfig",
+    "ValueDecomposition",
+    "ValueDecompositionConfig",
+]
 
 try:
     import ray  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name != "ray":
         raise
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            raise ImportError(f"rllib_ddn.{name} needs Ray, which is not installed: pip install 'ray[rllib,tune]'.", name="ray")
+        raise AttributeError(f"module 'rllib_ddn' has no attribute {name!r}")
+
 else:
     from rllib_ddn.envs import ENVS
+    from rllib_ddn.learning.distillation import DistillationTerm
+    from rllib_ddn.learning.intrinsic import IntrinsicReward
+    from rllib_ddn.networks import Follower, Leader, Mixer
     from rllib_ddn.rllib import register
     from rllib_ddn.rllib.config import ValueDecompositionConfig
     from rllib_ddn.rllib.ddn import DDN, DDNConfig
@@ -50,10 +94,6 @@ else:
         QTRANConfig,
         VDNConfig,
     )
+    from rllib_ddn.team import TeamEnvError, TeamSpec
 
-    __all__ += ["DDN", "DDNConfig", "DDNTorchModel", "DDNTorchPolicy", "ENVS", "HOSTS", "PEERS"]
-    __all__ += ["ValueDecomposition", "ValueDecompositionConfig"]
-    __all__ += ["CTDS", "CWQMIX", "IGMDA", "OWQMIX", "PTDE", "QMIX", "QPLEX", "QTRAN", "Qatten", "VDN"]
-    __all__ += ["CTDSConfig", "CWQMIXConfig", "IGMDAConfig", "OWQMIXConfig", "PTDEConfig", "QMIXConfig"]
-    __all__ += ["QPLEXConfig", "QTRANConfig", "QattenConfig", "VDNConfig"]
     register()

@@ -13,16 +13,14 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 
+from rllib_ddn.checks import TeamEnvError, check_values
+
 OBS, ACTION_MASK, STATE = "obs", "action_mask", "state"
-
-
-class TeamEnvError(ValueError):
-    """An env, or what came out of it, does not fit the convention. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,22 @@ class TeamSpec:
         )
 
 
+class Member(NamedTuple):
+    """An agent as it is outside of its team, before it is padded.
+
+    Attributes:
+        id: its name in the env; its number where the env has no names.
+        observation_space: what it observes, without mask and state.
+        num_actions: number of its own actions.
+        has_action_mask: whether its observation comes with a mask.
+    """
+
+    id: Any
+    observation_space: spaces.Space
+    num_actions: int
+    has_action_mask: bool
+
+
 def team_spaces(spec: TeamSpec) -> tuple[spaces.Tuple, spaces.Tuple]:
     """The observation and action space of a team whose agents have ``obs``, ``action_mask`` and ``state``."""
     agent = spaces.Dict(
@@ -157,31 +171,8 @@ def encode(
         raise TeamEnvError(f'the observation has no "{STATE}"{when}: the leader needs the one that the env has in training.')
     else:
         state = np.zeros(spec.state_dim, spec.state_dtype)
-    check_values(spec, obs, state, mask, when)
+    check_values(obs, state, mask, when)
     return obs, state, mask
-
-
-def check_values(spec: TeamSpec, obs: np.ndarray, state: np.ndarray, action_mask: np.ndarray, when: str = "") -> None:
-    """Refuses what no network can act on.
-
-    Args:
-        spec: the team's sizes.
-        obs: ``[..., N, O]``, state: ``[..., S]``, action_mask: ``[..., N, A]`` bool.
-        when: for the errors, such as " at step 3".
-
-    Raises:
-        TeamEnvError: an observation or a state holds NaN or infinity, or an agent has no action.
-    """
-    if obs.dtype.kind == "f" and not np.isfinite(obs).all():
-        agent = int(np.argwhere(~np.isfinite(obs).all(-1))[0][-1])
-        raise TeamEnvError(
-            f"there is an observation that holds NaN or infinity{when}, of agent {agent}; observations must be finite."
-        )
-    if state.dtype.kind == "f" and not np.isfinite(state).all():
-        raise TeamEnvError(f"there is a state that holds NaN or infinity{when}; states must be finite.")
-    if spec.has_action_mask and not action_mask.any(-1).all():
-        agent = int(np.argwhere(~action_mask.any(-1))[0][-1])
-        raise TeamEnvError(f"the action mask of agent {agent} is all zero{when}: leave at least one action, a no-op if need be.")
 
 
 def flatten(space: spaces.Space, value: Any, what: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Measures what the README says about speed and size, and prints it as tables.
 
-python scripts/benchmark.py [memory update parts sampling end-to-end growth] [--quick] [--json FILE]
+python scripts/benchmark.py [memory update parts sampling end-to-end growth deploy] [--quick] [--json FILE]
 
 Updates are given as ratios to a plain step-by-step QMIX update (scripts/yardstick.py), which takes
 turns with them: seconds depend on the machine and its mood, ratios much less. All figures are
@@ -16,6 +16,7 @@ import os
 import platform
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,6 +30,7 @@ from ray.rllib.policy.sample_batch import SampleBatch
 from yardstick import qmix_update
 
 from rllib_ddn import ENVS, HOSTS, QTRAN, DDNConfig, TeamSpec, ValueDecomposition, ValueDecompositionConfig
+from rllib_ddn.deploy import ExportedPolicy
 from rllib_ddn.envs.predator_prey import PredatorPreyGames
 from rllib_ddn.learning.batch import make_batch
 from rllib_ddn.learning.episodes import EpisodeReplay, Episodes, empty_episodes
@@ -213,6 +215,48 @@ class Benchmark:
             columns = (name, "VDN", "QMIX", "DDN on QMIX", *["sampling, env steps/s"] * (name == "agents"))
             self.table(f"update by {name}, 1 thread (yardsticks of the same size)", columns, rows)
 
+    def deploy(self) -> None:
+        """One greedy step of exported networks, outside of Ray, beside RLlib's own call; on one thread."""
+        algo = self.build(DDNConfig(), threads=1)
+        policy, rng = algo.get_policy(), np.random.default_rng(0)
+        episodes = random_episodes(policy.spec, 64, 1)
+        obs, mask, state = (episodes[name][:, 0] for name in ("obs", "action_mask", "state"))
+        steps: dict[str, Callable[[], Any]] = {}
+        rows = []
+        with tempfile.TemporaryDirectory() as folder:
+            for network, file_format in (("follower", "onnx"), ("follower", "torch"), ("leader", "onnx")):
+                file = policy.export(Path(folder, file_format, network), network, file_format)
+                rows.append((f"{network}, {file_format}", f"{file.stat().st_size:,}"))
+                self.results[f"deploy, bytes of {network}, {file_format}"] = file.stat().st_size
+                for teams in (1, 64):
+                    player = ExportedPolicy(file.parent)
+                    player.reset(teams)
+                    name = f"{network}, {file_format}, {teams} team{'s' * (teams > 1)}"
+                    steps[name] = partial(player.act, obs[:teams], mask[:teams], state[:teams])
+            alone = ExportedPolicy(Path(folder, "onnx", "follower"), agent="predator_0")
+            steps["follower, onnx, one agent alone"] = partial(alone.act, {"observation": obs[0, 0], "action_mask": mask[0, 0]})
+        team = tuple({"obs": o, "action_mask": m, "state": state[0]} for o, m in zip(obs[0], mask[0], strict=True))
+        recurrent_state = policy.get_initial_state()
+        steps["compute_single_action"] = partial(algo.compute_single_action, team, recurrent_state, explore=False)
+        many = policy.initial_recurrent_state(64)
+        steps["the env runner's policy, 64 teams"] = partial(policy.act, "follower", obs, state, mask, many)
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in range(100 if self.quick else 1000):
+            for name in rng.permutation(list(steps)):
+                start = time.perf_counter()
+                steps[name]()
+                seconds[name].append(time.perf_counter() - start)
+        algo.stop()
+        self.table("exported networks", ("what", "bytes"), rows)
+        figures = {name: {"median": np.median(values), "p99": np.percentile(values, 99)} for name, values in seconds.items()}
+        columns = ("a step of", "median", "99th percentile")
+        self.table(
+            "a greedy step, 1 thread",
+            columns,
+            [(name, f"{f['median'] * 1000:.3f} ms", f"{f['p99'] * 1000:.3f} ms") for name, f in figures.items()],
+        )
+        self.results["deploy"] = figures
+
     # -- Tools ----------------------------------------------------------------------------------
 
     def compare_updates(
@@ -334,6 +378,7 @@ def main() -> None:
         "sampling": Benchmark.sampling,
         "end-to-end": Benchmark.end_to_end,
         "growth": Benchmark.growth,
+        "deploy": Benchmark.deploy,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; default: all")

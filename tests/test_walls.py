@@ -1,6 +1,7 @@
 """Who may know whom: the walls between the package's rooms, and between test modules."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,13 @@ def test_networks_know_nothing_of_how_they_are_trained():
 
 def test_the_learner_runs_where_ray_cannot_be_imported():
     assert run_program("learn_without_ray") == "learned\n"
+
+
+def test_what_is_deployed_needs_numpy_alone():
+    """Beside it onnxruntime or torch, whichever plays the file, when a policy is loaded."""
+    allowed = lambda name: within(name, *sys.stdlib_module_names, "numpy", "rllib_ddn.checks")  # noqa: E731
+    deployed = lambda name: within(name, "rllib_ddn.deploy", "rllib_ddn.checks")  # noqa: E731
+    assert doors(deployed, lambda name: not allowed(name)) == {"rllib_ddn.deploy": ["onnxruntime", "torch"]}
 
 
 def test_envs_never_import_the_learner():

@@ -14,7 +14,7 @@ from rllib_ddn.envs import vector
 from rllib_ddn.envs.grouping import TeamGames, as_team_env
 from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
-from rllib_ddn.team import TeamEnvError, TeamSpec, check_values, flatten
+from rllib_ddn.team import TeamEnvError, check_values, flatten
 from support.configs import SMALL_GAME, small_config
 from support.games import Uneven
 
@@ -153,24 +153,22 @@ def test_flatten_is_gymnasiums(space):
 
 
 def test_values_that_no_network_can_act_on():
-    spec = TeamSpec(2, 3, 4, 5, np.dtype(np.float32), np.dtype(np.float32), True)
-
     def arrays():
         return np.zeros((6, 2, 4), np.float32), np.zeros((6, 5), np.float32), np.ones((6, 2, 3), bool)
 
-    check_values(spec, *arrays())
+    check_values(*arrays())
     obs, state, mask = arrays()
     obs[3, 1, 2] = np.inf
     with pytest.raises(TeamEnvError, match="observation that holds NaN or infinity at step 4, of agent 1; "):
-        check_values(spec, obs, state, mask, " at step 4")
+        check_values(obs, state, mask, " at step 4")
     obs, state, mask = arrays()
     state[5, 0] = np.nan
     with pytest.raises(TeamEnvError, match="state that holds NaN or infinity; "):
-        check_values(spec, obs, state, mask)
+        check_values(obs, state, mask)
     obs, state, mask = arrays()
     mask[2, 1] = False
     with pytest.raises(TeamEnvError, match="action mask of agent 1 is all zero: leave at least one action"):
-        check_values(spec, obs, state, mask)
+        check_values(obs, state, mask)
 
 
 def test_compute_single_action_takes_what_the_env_gives_and_refuses_what_training_refuses(build):

@@ -1,4 +1,4 @@
-"""The ``rllib`` command: ``rllib train``, ``evaluate``, ``plot`` and ``reproduce``.
+"""The ``rllib`` command: ``rllib train``, ``evaluate``, ``export``, ``plot`` and ``reproduce``.
 
 Ray's own command left after Ray 2.41; this one takes the same sub-commands and options, as far
 as they still mean something, and runs RLlib's own algorithms as well as this package's.
@@ -38,6 +38,17 @@ class Network(StrEnum):
     leader = "leader"
     follower = "follower"
     both = "both"
+
+
+class Played(StrEnum):
+    leader = "leader"
+    follower = "follower"
+    agent = "agent"
+
+
+class Format(StrEnum):
+    onnx = "onnx"
+    torch = "torch"
 
 
 class By(StrEnum):
@@ -122,6 +133,26 @@ def evaluate(
         with one_line_errors():
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(text + "\n")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint directory.")],
+    out: Annotated[Path, typer.Option(help="Folder for the network's file and policy.json.")],
+    network: Annotated[
+        Played | None, typer.Option(help="Which network; by default the follower, of a host its one network.")
+    ] = None,
+    file_format: Annotated[Format, typer.Option("--format", help="ONNX, or a program of torch.export.")] = Format.onnx,
+    v: Info = False,
+    vv: Debug = False,
+) -> None:
+    """Writes a trained network for use without Ray: rllib_ddn.deploy.ExportedPolicy plays it."""
+    set_up(v, vv)
+    with one_line_errors():
+        from rllib_ddn.cli.exporting import export as export_checkpoint
+
+        written = export_checkpoint(checkpoint, out, network and network.value, file_format.value)
+    typer.echo(json.dumps(written, indent=2))
 
 
 @app.command()

@@ -18,9 +18,21 @@ from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_ddn.envs.vector import BROKEN, VectorTeamEnv
-from rllib_ddn.team import OBS, STATE, TeamEnvError, TeamSpec, encode, flat_dtype, flatten, part_of, unbounded_box
+from rllib_ddn.team import (
+    ACTION_MASK,
+    OBS,
+    STATE,
+    Member,
+    TeamEnvError,
+    TeamSpec,
+    encode,
+    flat_dtype,
+    flatten,
+    part_of,
+    unbounded_box,
+)
 
-__all__ = ["BROKEN", "MAX_INPUT_SIZE", "TeamGames", "as_team_env", "team_of"]
+__all__ = ["BROKEN", "MAX_INPUT_SIZE", "TeamGames", "as_team_env", "members_of", "team_of"]
 
 MAX_INPUT_SIZE = 20_000  # numbers in an observation or a state, unless env_config says otherwise
 
@@ -93,6 +105,24 @@ def team_of(env: Any) -> tuple[Any, spaces.Tuple, spaces.Tuple]:
             f"{_kind(action_space)}, but a team has a Tuple of each (obs_space=..., act_space=... of with_agent_groups()). {how}"
         )
     return (ids[0] if ids else "team"), observation_space, action_space
+
+
+def members_of(env: Any) -> list[Member]:
+    """A team env's agents: the env's own ``members``; else those that RLlib has grouped, or numbered ones.
+
+    Raises:
+        TeamEnvError: see :func:`team_of`.
+    """
+    if isinstance(env, _WithState):
+        env = env.env
+    if hasattr(env, "members"):
+        return list(env.members)
+    _, observation_space, action_space = team_of(env)
+    ids = next(iter(getattr(env, "groups", {}).values()), range(len(observation_space)))  # of RLlib's GroupAgentsWrapper
+    return [
+        Member(name, part_of(space, OBS), int(action.n), part_of(space, ACTION_MASK) is not None)
+        for name, space, action in zip(ids, observation_space, action_space, strict=True)
+    ]
 
 
 class TeamGames(VectorTeamEnv):

@@ -13,7 +13,7 @@ from pettingzoo import AECEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_ddn.envs.vector import TEAM, warn_once
-from rllib_ddn.team import ACTION_MASK, OBS, STATE, TeamEnvError, flat_dtype, flatten, unbounded_box
+from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, flat_dtype, flatten, unbounded_box
 
 
 class PettingZooTeam(MultiAgentEnv):
@@ -50,12 +50,9 @@ class PettingZooTeam(MultiAgentEnv):
         self._members = list(self.env.possible_agents)
         self.render_mode = getattr(self.env, "render_mode", None)
 
-        for agent in self._members:
-            space = self.env.action_space(agent)
-            if not isinstance(space, spaces.Discrete) or space.start != 0:
-                raise TeamEnvError(f"the action space of agent {agent!r} is {space}: DDN needs Discrete(n) starting at 0.")
-        self._obs_spaces = [_observation(self.env.observation_space(agent)) for agent in self._members]
-        self._counts = [int(self.env.action_space(agent).n) for agent in self._members]
+        self.members = [_member(self.env, agent) for agent in self._members]
+        self._obs_spaces = [member.observation_space for member in self.members]
+        self._counts = [member.num_actions for member in self.members]
         self._mask_spaces = [spaces.Box(0, 1, (count,), np.int8) for count in self._counts]
         self._dims = [spaces.flatdim(space) for space in self._obs_spaces]
         self._obs_dtype = np.dtype(np.result_type(*(flat_dtype(space) for space in self._obs_spaces)))
@@ -197,8 +194,12 @@ def _choice(arguments: dict, key: str, accepted: tuple[str, ...]) -> str:
     return value
 
 
-def _observation(space: spaces.Space) -> spaces.Space:
-    """PettingZoo's convention: a Dict with an action mask has the observation under that name."""
+def _member(env: Any, agent: Any) -> Member:
+    """An agent, by PettingZoo's convention: a Dict with an action mask has the observation under that name."""
+    action_space = env.action_space(agent)
+    if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
+        raise TeamEnvError(f"the action space of agent {agent!r} is {action_space}: DDN needs Discrete(n) starting at 0.")
+    space = env.observation_space(agent)
     if isinstance(space, spaces.Dict) and "observation" in space.spaces:
-        return space["observation"]
-    return space
+        return Member(agent, space["observation"], int(action_space.n), ACTION_MASK in space.spaces)
+    return Member(agent, space, int(action_space.n), False)

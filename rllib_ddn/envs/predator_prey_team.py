@@ -54,6 +54,7 @@ class VectorPredatorPrey(VectorTeamEnv):
         self._games = games = PredatorPreyGames(num_games, **rules)
         self._picture = Picture()
         self.episode_limit = games.episode_limit
+        self.names = [f"predator_{i}" for i in range(games.num_predators)]
         self.spec = TeamSpec(
             num_agents=games.num_predators,
             num_actions=len(ACTIONS),

@@ -62,6 +62,7 @@ class SMAXGames(VectorTeamEnv):
     def __init__(self, num_games: int, **arguments: Any):
         self._battle = _battle(arguments)
         self.spec = spec = _sizes(self._battle, arguments)
+        self.names = list(self._battle.agents)
         self.episode_limit = self._battle.max_steps + 1  # SMAX looks at its clock before it moves it
         self._num_games, self._scale = num_games, float(arguments.get("reward_scale", 10.0))
         self._reset, self._step = _compiled(self._battle)

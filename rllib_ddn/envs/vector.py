@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.team import ACTION_MASK, OBS, STATE, TeamEnvError, TeamSpec, team_spaces
+from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, TeamSpec, part_of, team_spaces
 
 TEAM = "team"  # the agent id of a team
 BROKEN = "episode_broken"  # the key of a final info that says that the game failed: the episode does not count
@@ -33,6 +33,7 @@ class VectorTeamEnv(ABC):
         obs: ``[E, N, O]`` of ``spec.obs_dtype``: what the agents observe.
         state: ``[E, S]`` of ``spec.state_dtype``: the global states.
         action_mask: ``[E, N, A]`` bool: the available actions.
+        names: the agents' names in the game, where they have any.
         render_modes: what :meth:`render` can draw.
         steps_all_games: whether :meth:`step` steps the games that it is not asked to step, too; they are of no
             use then until they are reset.
@@ -45,6 +46,7 @@ class VectorTeamEnv(ABC):
     obs: np.ndarray
     state: np.ndarray
     action_mask: np.ndarray
+    names: Sequence[str] | None = None
     render_modes: tuple[str, ...] = ()
     steps_all_games = False
 
@@ -102,7 +104,10 @@ class SingleTeamEnv(MultiAgentEnv):
             modes = " or ".join(["None", *(f'"{mode}"' for mode in self.games.render_modes)])
             raise TeamEnvError(f'env_config["render_mode"] of {name} is {modes}; got {render_mode!r}.')
         self._seeds = np.random.default_rng()
-        self.observation_space, self.action_space = team_spaces(self.games.spec)
+        spec, names = self.games.spec, self.games.names
+        self.observation_space, self.action_space = team_spaces(spec)
+        obs = part_of(self.observation_space[0], OBS)
+        self.members = [Member(name, obs, spec.num_actions, True) for name in names or range(spec.num_agents)]
         self.possible_agents = self.agents = [TEAM]
         self.observation_spaces, self.action_spaces = {TEAM: self.observation_space}, {TEAM: self.action_space}
 

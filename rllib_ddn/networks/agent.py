@@ -85,7 +85,10 @@ class AgentNetwork(nn.Module):
             last step, of the sequences that exist there.
         """
         features = torch.relu_(self.encoder(x_hat))
-        sizes = [len(features)] if batch_sizes is None else batch_sizes.tolist()
+        if batch_sizes is None:
+            hidden = self.gru(features, hidden)
+            return features, self.q_head(hidden), hidden, hidden
+        sizes = batch_sizes.tolist()
         if hidden is None:
             hidden = features.new_zeros(sizes[0], self.hidden_dim)
         weights = (self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
@@ -148,14 +151,15 @@ class TeamNetwork(nn.Module, ABC):
             batch_sizes: ``[T]`` int64 on the CPU, number of teams at each step; None for one step.
         """
         fused = self.fuse(*inputs)
-        agents = fused.shape[1]
+        teams, agents = fused.shape[:2]
         features, q, hidden_states, last = self.agent(
             self.agent_input(fused, inputs[0]).flatten(0, 1),  # [M * N, X]: all agents as independent rows
             None if hidden is None else hidden.flatten(0, 1),
             None if batch_sizes is None else batch_sizes * agents,
         )
-        split = lambda x: x.unflatten(0, (-1, agents))  # noqa: E731
-        return AgentOutput(fused, split(features), split(q), split(hidden_states), split(last))
+        features, q, hidden_states = (rows.unflatten(0, (teams, agents)) for rows in (features, q, hidden_states))
+        last = hidden_states if batch_sizes is None else last.unflatten(0, (-1, agents))
+        return AgentOutput(fused, features, q, hidden_states, last)
 
 
 class LocalAgent(TeamNetwork):

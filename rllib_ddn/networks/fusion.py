@@ -66,7 +66,7 @@ class PersonalizationFusionBlock(_FusionBlock):
             ``[M, N, D]``.
         """
         h, b = (rows.view(*z.shape[:2], -1) for rows in self._hypernetworks(z.flatten(0, 1)))
-        products = (state @ self.weight).view(len(state), -1, self.embed_dim)  # [M, K + 1, D]
+        products = (state @ self.weight).unflatten(-1, (-1, self.embed_dim))  # [M, K + 1, D]
         return torch.baddbmm(b, h, products)
 
 
@@ -82,8 +82,11 @@ class IndependentObservationBlock(_FusionBlock):
         Returns:
             ``[M, N, D]``.
         """
-        h, b = self._hypernetworks(z.flatten(0, 1))
-        return _PerRowFusion.apply(obs.flatten(0, 1), h, b, self.weight).view(*z.shape[:2], -1)
+        x, (h, b) = obs.flatten(0, 1), self._hypernetworks(z.flatten(0, 1))
+        if torch.is_grad_enabled():
+            return _PerRowFusion.apply(x, h, b, self.weight).view(*z.shape[:2], -1)
+        products = (x @ self.weight).unflatten(-1, (-1, self.embed_dim))  # [M * N, K + 1, D]
+        return torch.baddbmm(b.unsqueeze(1), h.unsqueeze(1), products).view(*z.shape[:2], -1)
 
 
 class RawFusion(nn.Module):

@@ -30,9 +30,6 @@ def gru(x: Tensor, hidden: Tensor, weights: tuple[Tensor, ...], sizes: list[int]
         The states after each step ``[M, H]``, and those after the last step, of the sequences that
         exist there.
     """
-    if len(sizes) == 1:
-        hidden = torch.gru_cell(x, hidden, *weights)
-        return hidden, hidden
     if x.is_cuda and sizes[0] == sizes[-1]:
         return _dense_gru(x, hidden, weights, len(sizes))
     states = _PackedGRU.apply(x, hidden, *weights, sizes)

@@ -210,7 +210,7 @@ class TeamEnvRunner(RolloutWorker):
     def _record(self, episodes: Episodes, games: VectorTeamEnv, live: np.ndarray, step: int) -> None:
         """Copies the current observations in, and checks them."""
         obs, state, mask = games.obs[live], games.state[live], games.action_mask[live]
-        check_values(games.spec, obs, state, mask, f" at step {step}")
+        check_values(obs, state, mask, f" at step {step}")
         episodes["obs"][live, step] = obs
         episodes["state"][live, step] = state
         episodes["action_mask"][live, step] = mask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from rllib_ddn.learning.batch import TrainBatch, make_batch
 from rllib_ddn.learning.episodes import empty_episodes
 from rllib_ddn.learning.update import HOST, LEARNERS, Update, check_finite, clip_gradients, compute_update, make_optimizer
+from rllib_ddn.rllib.export import export_policy
 from rllib_ddn.rllib.model import ValueDecompositionModel
 from rllib_ddn.team import OBS, TeamSpec, encode
 
@@ -314,6 +316,28 @@ class ValueDecompositionPolicy(TorchPolicyV2):
                     f"the weights {name!r} have the shape {tuple(value.shape)}, this model's have {tuple(own[name].shape)}. {how}"
                 )
         self.model.load_state_dict({name: torch.as_tensor(np.array(value)) for name, value in weights.items()}, strict=False)
+
+    def export(self, folder: str | Path, network: str | None = None, format: str = "onnx", **notes: Any) -> Path:
+        """Writes a network for use without Ray, by :class:`rllib_ddn.deploy.ExportedPolicy` or by anything else.
+
+        Args:
+            folder: gets the network's file and ``policy.json``.
+            network: one of the model's ``networks``; by default the follower, or a host's one network.
+            format: ``"onnx"``, or ``"torch"`` for a program of ``torch.export``.
+            notes: what ``policy.json`` says besides.
+
+        Returns:
+            The network's file.
+
+        Raises:
+            ValueError: see :func:`rllib_ddn.rllib.export.export_policy`.
+        """
+        return export_policy(self, folder, network, format, **notes)
+
+    @override(TorchPolicyV2)
+    def export_model(self, export_dir: str, onnx: int | None = None) -> None:
+        """What RLlib's ``algo.export_policy_model(export_dir, onnx=opset)`` calls: see :meth:`export`."""
+        export_policy(self, export_dir, file_format="torch" if onnx is None else "onnx", opset=onnx)
 
     @override(TorchPolicyV2)
     def get_state(self) -> dict[str, Any]:

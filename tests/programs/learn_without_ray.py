@@ -9,6 +9,7 @@ sys.modules["ray"] = None
 import importlib
 import pkgutil
 
+import pytest
 import torch
 
 import rllib_ddn.learning
@@ -26,7 +27,9 @@ from support.small_team import SIZES, SPEC, local_input
 for package in (rllib_ddn.learning, rllib_ddn.networks):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
-assert not hasattr(rllib_ddn, "DDN")
+with pytest.raises(ImportError, match=r"rllib_ddn\.DDN needs Ray, which is not installed: pip install 'ray\[rllib,tune\]'\."):
+    from rllib_ddn import DDN  # noqa: F401
+assert not hasattr(rllib_ddn, "nonsense")
 
 torch.manual_seed(0)
 leader_class = LEADERS["personalized"]

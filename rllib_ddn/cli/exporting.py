@@ -1,0 +1,59 @@
+"""What `rllib export` does."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.policy import Policy
+from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
+from ray.rllib.utils.checkpoints import get_checkpoint_info
+
+from rllib_ddn.cli.experiments import is_ours
+from rllib_ddn.cli.resume import check_checkpoint
+from rllib_ddn.rllib.policy import ValueDecompositionPolicy
+
+
+def export(checkpoint: Path, out: Path, network: str | None, file_format: str) -> dict[str, Any]:
+    """Exports a network of a checkpoint; the arguments are the command's.
+
+    Returns:
+        What was written, and what it scored.
+
+    Raises:
+        ValueError: the checkpoint or an option is not accepted.
+    """
+    checkpoint = checkpoint.expanduser().absolute()
+    check_checkpoint(checkpoint)
+    info = get_checkpoint_info(str(checkpoint))
+    if float(str(info["checkpoint_version"])) >= 2.0:  # RLlib's new API stack
+        raise ValueError(f"{checkpoint} is not of an algorithm of this package, which are what `rllib export` exports.")
+    state = Algorithm._checkpoint_info_to_algorithm_state(info)
+    algo_class = state["algorithm_class"]
+    if not is_ours(algo_class):
+        raise ValueError(f"{checkpoint} is of {algo_class.__name__}; `rllib export` exports the algorithms of this package.")
+    policies = Policy.from_checkpoint(str(checkpoint))  # all that is needed: no env runners, no Ray
+    policy: ValueDecompositionPolicy = policies[DEFAULT_POLICY_ID]
+    if network and network not in policy.model.networks:
+        raise ValueError(f"--network {network}: {algo_class.__name__} has {' and '.join(policy.model.networks)}.")
+    scored = scores(checkpoint, state["training_iteration"])
+    notes = {"algorithm": algo_class.__name__, "checkpoint": str(checkpoint), "scored": scored}
+    file = policy.export(out.expanduser(), network, file_format, **notes)
+    return {"file": str(file), "bytes": file.stat().st_size, "network": file.stem, "scored": scored.get(file.stem)}
+
+
+def scores(checkpoint: Path, iteration: int) -> dict[str, Any]:
+    """The newest evaluation of each network at a checkpoint, from the results that lie beside it; {} where there are none."""
+    results = checkpoint.parent / "result.json"
+    found: dict[str, Any] = {}
+    for line in results.read_text().splitlines() if results.is_file() else ():
+        result = json.loads(line)
+        if result["training_iteration"] > iteration:
+            break
+        for network, score in result.get("evaluation", {}).items():
+            if isinstance(score, dict) and math.isfinite(score.get("episode_return_mean", math.nan)) and network != "env_runners":
+                found[network] = {**score, "env_steps": result["timesteps_total"]}
+    return found

@@ -1,0 +1,310 @@
+"""A trained policy outside of Ray: plays what ``rllib export`` wrote, with onnxruntime and NumPy alone.
+
+    policy = ExportedPolicy("exported")        # the folder
+    observations, _ = env.reset()              # of a PettingZoo ParallelEnv
+    policy.reset()
+    while env.agents:
+        observations, *_ = env.step(policy.act(observations))
+
+Neither torch nor Ray nor Gymnasium has to be installed, and none is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rllib_ddn.checks import TeamEnvError, check_values
+
+FORMAT_VERSION = 1
+WRAPPERS = ("observation", "obs")  # the keys under which an observation lies beside its action mask
+
+
+class ExportedPolicy:
+    """The greedy policy of a team, or of one of its agents alone.
+
+    Agents are called what they are in the env. An agent that has no entry in the observations has left the
+    game, as in training, and gets no action.
+
+    Args:
+        folder: what ``rllib export`` has written.
+        agent: one of the agents, whose policy this then is; by default the whole team's.
+        threads: threads of onnxruntime. (A program of torch takes as many as torch is set to.)
+
+    Attributes:
+        description: what the folder's ``policy.json`` says.
+        agents: those who act here, n of them.
+        hidden: ``[B, n, H]`` float32, what they remember of the episode.
+        last_action: ``[B, n]`` int64, -1 before the first step. Whoever takes another action than the one that
+            :meth:`act` has returned writes it here.
+        q_values: ``[B, n, A]`` float32, of the last :meth:`act`.
+
+    Raises:
+        ValueError: the folder holds no policy, one of another format version, or there is no such agent.
+        ImportError: onnxruntime is missing, or torch for a program of torch.
+    """
+
+    q_values: np.ndarray
+
+    def __init__(self, folder: str | Path, *, agent: Any = None, threads: int = 1):
+        self.description = about = _description(Path(folder))
+        ids = [member["id"] for member in about["agents"]]
+        if agent is not None and agent not in ids:
+            raise ValueError(f"agent is one of {', '.join(map(repr, ids))}; got {agent!r}.")
+        self._alone = agent is not None
+        self._ids = np.array([ids.index(agent)] if self._alone else range(len(ids)))
+        self._members = [about["agents"][i] for i in self._ids]
+        self.agents = [member["id"] for member in self._members]
+        self._run = _program(Path(folder) / about["file"], list(about["inputs"]), threads)
+        self.reset()
+
+    def reset(self, num_teams: int | None = None) -> None:
+        """Begins a new episode; of many teams, if so many are given.
+
+        Args:
+            num_teams: B. All that :meth:`act` takes and returns then has B entries. Without it there is one
+                team, and there are no such lists.
+        """
+        self._many, count = num_teams is not None, 1 if num_teams is None else num_teams
+        self.hidden = np.zeros((count, len(self.agents), self._size("hidden")), np.float32)
+        self.last_action = np.full((count, len(self.agents)), -1, np.int64)
+
+    def restart(self, teams: Any) -> None:
+        """Begins a new episode of some of many teams: an index, indices, or ``[B]`` booleans."""
+        self.hidden[teams], self.last_action[teams] = 0.0, -1
+
+    def act(self, observations: Any, action_mask: Any = None, state: Any = None) -> Any:
+        """The best available actions of one step.
+
+        Args:
+            observations: of a team, ``{agent: observation}`` as PettingZoo's ``ParallelEnv`` gives them, each
+                as it is or as a dict with ``observation`` (or ``obs``) and ``action_mask``; or all of them flattened
+                and padded as one array ``[n, O]``. Of one agent alone, its observation. Of many teams a list of B
+                such, or an array ``[B, n, O]``.
+            action_mask: the available actions, where the observations do not tell: ``{agent: mask}``, or an array
+                ``[n, A]``; of one agent alone, its mask. Of many teams a list of B such, or an array ``[B, n, A]``.
+            state: the global state, for a network that sees it: S numbers, of many teams B times as many. Where the
+                state was the concatenated observations, a team makes it by itself.
+
+        Returns:
+            ``{agent: action}`` for a dict, ``[n]`` int64 for an array, an int for an agent alone; of many teams a
+            list or array of B.
+
+        Raises:
+            TeamEnvError: a part is missing or has another shape, there are NaN or infinity, or an agent has no action.
+        """
+        as_array = isinstance(observations, np.ndarray) and not self._alone
+        if as_array:
+            obs, mask = self._from_arrays(observations, action_mask)
+        else:
+            teams = self._teams(observations, "observations")
+            masks = [{}] * len(teams) if action_mask is None else self._teams(action_mask, "action masks")
+            obs, mask = self._from_dicts(teams, masks)
+        inputs = {"obs": obs, "action_mask": mask, "last_action": self.last_action, "hidden": self.hidden, "agent": self._ids}
+        global_state = self._state(state, obs)
+        if global_state is not None:
+            inputs["state"] = global_state
+        check_values(obs, obs if global_state is None else global_state, mask, agents=self.agents)
+        actions, self.q_values, self.hidden = self._run(inputs)
+        self.last_action = actions.copy()
+        if as_array:
+            return actions if self._many else actions[0]
+        if self._alone:
+            return [int(row[0]) for row in actions] if self._many else int(actions[0, 0])
+        chosen = [
+            {agent: int(action) for agent, action in zip(self.agents, row, strict=True) if agent in team}
+            for row, team in zip(actions, teams, strict=True)
+        ]
+        return chosen if self._many else chosen[0]
+
+    def _teams(self, given: Any, what: str) -> list[Mapping[Any, Any]]:
+        """What is given of each team, by agent."""
+        teams = list(given) if self._many else [given]
+        if len(teams) != len(self.hidden):
+            raise TeamEnvError(f"there are {what} of {len(teams)} teams, but reset() was told of {len(self.hidden)}.")
+        if self._alone:
+            return [{self.agents[0]: value} for value in teams]
+        for team in teams:
+            if not isinstance(team, Mapping):
+                raise TeamEnvError(f"{what} are a dict by agent, or one array; got {type(team).__name__}.")
+            for agent in team:
+                if agent not in self.agents:
+                    raise TeamEnvError(f"{what} name {agent!r}, who is none of {', '.join(map(repr, self.agents))}.")
+        return teams
+
+    def _from_dicts(self, teams: list[Mapping], masks: list[Mapping]) -> tuple[np.ndarray, np.ndarray]:
+        """obs ``[B, n, O]`` and action mask ``[B, n, A]``: flattened, padded with zeros and unavailable actions."""
+        shape = len(teams), len(self.agents)
+        obs = np.zeros((*shape, self._size("obs")), self.description["inputs"]["obs"]["dtype"])
+        mask = np.zeros((*shape, self._size("action_mask")), bool)
+        for b, (team, given) in enumerate(zip(teams, masks, strict=True)):
+            for i, member in enumerate(self._members):
+                agent, count = member["id"], member["num_actions"]
+                if agent not in team:
+                    mask[b, i, 0] = True  # has left: a row of zeros, and nothing to choose
+                    continue
+                value, available = _unwrapped(member["observation"], team[agent])
+                available = given.get(agent, available)
+                flat = flatten(member["observation"], value, f"the observation of agent {agent!r}")
+                obs[b, i, : len(flat)] = flat
+                if available is None and member["has_action_mask"]:
+                    raise TeamEnvError(f'the observation of agent {agent!r} has no "action_mask", which it had in training.')
+                what = f'"action_mask" of agent {agent!r}'
+                mask[b, i, :count] = True if available is None else flatten(_box([count], "int8"), available, what)
+        return obs, mask
+
+    def _from_arrays(self, observations: np.ndarray, action_mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The same of arrays."""
+        obs = self._array("obs", observations)
+        counts = np.array([member["num_actions"] for member in self._members])
+        own = np.arange(self._size("action_mask")) < counts[:, None]  # [n, A]: the others are padding
+        if action_mask is None:
+            if any(member["has_action_mask"] for member in self._members):
+                raise TeamEnvError("the action mask is missing, which the agents had in training: act(observations, action_mask).")
+            return obs, np.broadcast_to(own, (len(obs), *own.shape))
+        return obs, self._array("action_mask", np.asarray(action_mask)) & own
+
+    def _array(self, name: str, array: np.ndarray) -> np.ndarray:
+        """An input ``[B, n, size]`` of the array ``[n, size]`` of one team or ``[B, n, size]`` of many."""
+        shape = [*[len(self.hidden)] * self._many, len(self.agents), self._size(name)]
+        if list(array.shape) != shape:
+            raise TeamEnvError(f"{name} has the shape {array.shape}; it is {tuple(shape)} here.")
+        return flatten(_box(shape, self.description["inputs"][name]["dtype"]), array, name).reshape(len(self.hidden), *shape[-2:])
+
+    def _state(self, state: Any, obs: np.ndarray) -> np.ndarray | None:
+        """The global states ``[B, S]``, for a network that sees them."""
+        sees = self.description["inputs"].get("state")
+        if sees is None:
+            return None
+        if state is None and self.description["state"] == "concat" and not self._alone:
+            return obs.reshape(len(obs), -1).astype(sees["dtype"])
+        if state is None:
+            raise TeamEnvError(
+                f"the state is missing: the {self.description['network']} needs the one that the env has in training."
+            )
+        return flatten(_box([len(obs), self._size("state")], sees["dtype"]), state, "the state").reshape(len(obs), -1)
+
+    def _size(self, name: str) -> int:
+        """The length of an input's rows."""
+        return self.description["inputs"][name]["shape"][-1]
+
+
+def flatten(layout: Mapping[str, Any], value: Any, what: str) -> np.ndarray:
+    """Flattens a value of a space as in training: :func:`rllib_ddn.team.flatten`, for spaces that are described.
+
+    Args:
+        layout: ``{"type", "space", "shape", "dtype"}`` of a space of numbers, one-hot in ``counts`` places from ``start``
+            on where it has these; or ``{"type", "spaces"}`` of a Dict or a Tuple.
+        value: to be flattened.
+        what: the value's name in errors.
+
+    Raises:
+        TeamEnvError: the value has not as many numbers as its space, or a fraction, NaN or a number out of
+            range where the space has whole numbers.
+    """
+    parts: Any = layout.get("spaces")
+    if layout["type"] == "Dict":
+        missing = [key for key in parts if key not in value] if isinstance(value, Mapping) else list(parts)
+        if missing:
+            raise TeamEnvError(f"{what} lacks {missing[0]!r}, which its space has.")
+        return np.concatenate([flatten(part, value[key], f"{what}, {key!r},") for key, part in parts.items()])
+    if layout["type"] == "Tuple":
+        if not isinstance(value, (tuple, list)) or len(value) != len(parts):
+            raise TeamEnvError(f"{what} is {_line(value)}, but its space has {len(parts)} entries.")
+        return np.concatenate([flatten(part, value[i], f"{what}, entry {i},") for i, part in enumerate(parts)])
+    array, dtype, shape = np.asarray(value), np.dtype(layout["dtype"]), tuple(layout["shape"])
+    space = _short(layout["space"])
+    if array.dtype.kind not in "biuf":
+        raise TeamEnvError(f"{what} is {_line(value)}; its space {space} has numbers.")
+    if array.size != math.prod(shape):
+        raise TeamEnvError(f"{what} has the shape {array.shape}; its space has {shape}.")
+    if array.dtype != dtype and dtype.kind in "biu":
+        with np.errstate(invalid="ignore"):
+            whole = array.astype(dtype)
+        if not np.array_equal(whole, array):
+            raise TeamEnvError(f"{what} holds {array[whole != array].flat[0]}; its space {space} has whole numbers.")
+    flat = array.astype(dtype).reshape(-1)
+    if "counts" not in layout:
+        return flat
+    counts, places = np.array(layout["counts"]), flat.astype(np.int64) - np.array(layout["start"])
+    if ((places < 0) | (places >= counts)).any():
+        raise TeamEnvError(f"{what} is {_line(value)}, which is not in its space {space}.")
+    if layout["type"] == "MultiBinary":
+        return flat
+    hot = np.zeros(counts.sum(), dtype)
+    hot[np.cumsum(counts) - counts + places] = 1
+    return hot
+
+
+def _box(shape: list[int], dtype: str) -> dict[str, Any]:
+    return {"type": "Box", "space": f"Box({tuple(shape)}, {dtype})", "shape": shape, "dtype": dtype}
+
+
+def _unwrapped(layout: Mapping[str, Any], value: Any) -> tuple[Any, Any]:
+    """An observation, and the action mask that came with it or None."""
+    if isinstance(value, Mapping):
+        for key in WRAPPERS:
+            if key in value and key not in (layout.get("spaces") or ()):
+                return value[key], value.get("action_mask")
+    return value, None
+
+
+def _line(thing: Any) -> str:
+    """At most a line of it."""
+    return _short(" ".join(repr(thing).split()))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """What ``policy.json`` says."""
+    path = folder / "policy.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not an exported policy: policy.json is missing there. `rllib export` makes such folders.")
+    try:
+        about = json.loads(path.read_text())
+        version = about["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}).") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has the format version {version}, this is {FORMAT_VERSION}: export again with this rllib-ddn.")
+    return about
+
+
+def _program(path: Path, names: Sequence[str], threads: int) -> Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]:
+    """A function from the inputs to actions, Q values and the new hidden state."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing, which policy.json names: copy the whole folder.")
+    if path.suffix != ".onnx":
+        return _torch_program(path, names)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f"{path.name} is played with onnxruntime: pip install onnxruntime ({error}).") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3  # a warning tells of every input with a default, as "agent" is
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(["actions", "q_values", "new_hidden"], inputs)
+
+
+def _torch_program(path: Path, names: Sequence[str]) -> Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"{path.name} is a program of torch: pip install torch, or export to ONNX ({error}).") from error
+    # What torch noted of the sizes that it traced would bar one agent alone; the program is right for any.
+    module = torch.export.load(path).module(check_guards=False)
+
+    def run(inputs: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
+        with torch.no_grad():
+            return [output.numpy() for output in module(*[torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names])]
+
+    return run

@@ -1,0 +1,254 @@
+"""Export: a policy's network as one file, and what there is to know about it, for :mod:`rllib_ddn.deploy`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gymnasium import spaces
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.env.env_context import EnvContext
+from torch import Tensor, nn
+
+from rllib_ddn.deploy import FORMAT_VERSION
+from rllib_ddn.envs.grouping import as_team_env, members_of
+from rllib_ddn.networks import TeamNetwork, greedy_actions
+from rllib_ddn.rllib.model import AGENT, FOLLOWER
+from rllib_ddn.team import Member, TeamSpec
+
+if TYPE_CHECKING:
+    from rllib_ddn.rllib.policy import ValueDecompositionPolicy
+
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+OUTPUTS = ("actions", "q_values", "new_hidden")
+PADDING = (
+    "A flattened observation is followed by zeros, an agent's own actions by others that are never available. An agent "
+    "that has left the game observes zeros and has action 0 alone."
+)
+
+
+class GreedyStep(nn.Module):
+    """One step of some agents of B teams: what is exported.
+
+    Args:
+        network: who acts.
+        spec: the team's sizes.
+    """
+
+    every_action: Tensor
+    every_agent: Tensor
+
+    def __init__(self, network: TeamNetwork, spec: TeamSpec):
+        super().__init__()
+        self.network = network
+        self.register_buffer("every_action", torch.arange(spec.num_actions), persistent=False)
+        self.register_buffer("every_agent", torch.arange(spec.num_agents), persistent=False)
+
+    def forward(
+        self, obs: Tensor, action_mask: Tensor, last_action: Tensor, hidden: Tensor, agent: Tensor, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Args:
+            obs: ``[B, n, O]``, action_mask: ``[B, n, A]`` bool.
+            last_action: ``[B, n]`` int64, -1 before the first step. hidden: ``[B, n, H]``, zeros before it.
+            agent: ``[n]`` int64, which of the team's agents they are.
+            state: ``[B, S]``, for a network that sees it.
+
+        Returns:
+            The best available actions ``[B, n]``, Q values ``[B, n, A]``, and the new hidden state.
+        """
+        number = (agent.unsqueeze(-1) == self.every_agent).expand(obs.shape[0], -1, -1)
+        z = torch.cat([obs.float(), (last_action.unsqueeze(-1) == self.every_action).float(), number.float()], -1)
+        inputs = (z,) if state is None else (z, state.float())
+        out = self.network(*inputs, hidden=hidden)
+        return greedy_actions(out.q, action_mask), out.q, out.hidden
+
+
+def export_policy(
+    policy: ValueDecompositionPolicy,
+    folder: str | Path,
+    network: str | None = None,
+    file_format: str = "onnx",
+    opset: int | None = None,
+    **notes: Any,
+) -> Path:
+    """Writes a network and ``policy.json`` into a folder.
+
+    Args:
+        policy: whose network.
+        folder: made where it does not exist.
+        network: one of the policy's networks; by default the follower, or a host's one network.
+        file_format: ``"onnx"``, or ``"torch"`` for a program of ``torch.export``.
+        opset: version of ONNX's operators; by default that of torch's exporter.
+        notes: what ``policy.json`` says besides.
+
+    Returns:
+        The network's file.
+
+    Raises:
+        ValueError: there is no such network or format, a package is missing, or the network or an observation space
+            cannot be exported.
+    """
+    networks = policy.model.networks
+    network = network or (FOLLOWER if FOLLOWER in networks else AGENT)
+    if network not in networks:
+        raise ValueError(f"network is one of {', '.join(map(repr, networks))}; got {network!r}.")
+    if file_format not in SUFFIXES:
+        raise ValueError(f"format is one of {', '.join(map(repr, SUFFIXES))}; got {file_format!r}.")
+    members, spec = _members(policy.config), policy.spec
+    acting = copy.deepcopy(networks[network]).cpu().eval()
+    inputs = _inputs(acting, spec, policy.model.sizes.hidden_dim)
+    about = {
+        "format_version": FORMAT_VERSION,
+        "file": f"{network}{SUFFIXES[file_format]}",
+        "network": network,
+        "inputs": inputs,
+        "outputs": list(OUTPUTS),
+        "agents": [_described(member) for member in members],
+        "padding": PADDING,
+        "state": "concat" if policy.config["env_config"].get("state") == "concat" else "env",
+        "env": policy.config["env"],
+        "env_config": policy.config["env_config"],
+        "env_steps": policy.global_timestep,
+        **notes,
+    }
+    text = re.sub(r"\[\n[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(about, indent=2, default=str))
+    with _quiet():
+        program = _traced(acting, spec, inputs)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / about["file"]
+        if file_format == "onnx":
+            _write_onnx(program, path, inputs, opset)
+        else:
+            torch.export.save(program, path)
+    (folder / "policy.json").write_text(text + "\n")
+    return path
+
+
+def _inputs(network: TeamNetwork, spec: TeamSpec, hidden_dim: int) -> dict[str, dict[str, Any]]:
+    """Dtype and shape of each input; B teams and n agents are any number."""
+    rows = ["teams", "agents"]
+    inputs: dict[str, dict[str, Any]] = {
+        "obs": {"dtype": str(spec.obs_dtype), "shape": [*rows, spec.obs_dim]},
+        "action_mask": {"dtype": "bool", "shape": [*rows, spec.num_actions]},
+        "last_action": {"dtype": "int64", "shape": rows, "first": -1},
+        "hidden": {"dtype": "float32", "shape": [*rows, hidden_dim], "first": 0},
+        "agent": {"dtype": "int64", "shape": ["agents"], "default": list(range(spec.num_agents))},
+    }
+    if network.sees_state:
+        inputs["state"] = {"dtype": str(spec.state_dtype), "shape": ["teams", spec.state_dim]}
+    return inputs
+
+
+def _traced(network: TeamNetwork, spec: TeamSpec, inputs: dict[str, dict[str, Any]]) -> torch.export.ExportedProgram:
+    """The network's step as a program for any number of teams and agents."""
+    sizes = {"teams": 3, "agents": 2}  # of the example; torch takes 1 for a constant
+    example = [
+        torch.zeros([sizes.get(size, size) for size in about["shape"]], dtype=getattr(torch, about["dtype"]))
+        for about in inputs.values()
+    ]
+    try:
+        with torch.no_grad():
+            return torch.export.export(GreedyStep(network, spec), tuple(example), dynamic_shapes=_dynamic(inputs), strict=False)
+    except Exception as error:  # torch's errors are of many kinds
+        raise ValueError(
+            f"{type(network).__name__} cannot be exported, which has to work for any number of teams and agents: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def _dynamic(inputs: dict[str, dict[str, Any]]) -> dict[str, dict[int, Any]]:
+    """The axes of each input that have any length, as torch wants them."""
+    axes = {name: torch.export.Dim(name) for name in ("teams", "agents")}
+    return {name: {k: axes[size] for k, size in enumerate(about["shape"]) if size in axes} for name, about in inputs.items()}
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, inputs: dict[str, dict[str, Any]], opset: int | None) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (torch's exporter needs it)
+    except ImportError as error:
+        raise ValueError(f'export to ONNX needs more packages: pip install "rllib-ddn[export]" ({error}).') from error
+    exported = torch.onnx.export(
+        program,
+        (),
+        input_names=list(inputs),
+        output_names=list(OUTPUTS),
+        dynamic_shapes=_dynamic(inputs),
+        opset_version=opset,
+        dynamo=True,
+        verbose=False,
+    )
+    assert exported is not None  # as it is where a file is given
+    model = exported.model_proto
+    everyone = torch.tensor(inputs["agent"]["default"]).numpy()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(everyone, "agent"))  # an input's default
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _members(config: dict[str, Any]) -> list[Member]:
+    """The agents of the config's env, which is made for that."""
+    _, creator = Algorithm._get_env_id_and_creator(config["env"], config)
+    context = EnvContext(config["env_config"], worker_index=0)
+    env = as_team_env(creator(context), context)
+    try:
+        return members_of(env)
+    finally:
+        if hasattr(env, "close"):
+            env.close()
+
+
+def _described(member: Member) -> dict[str, Any]:
+    return {
+        "id": member.id,
+        "num_actions": member.num_actions,
+        "has_action_mask": member.has_action_mask,
+        "observation": layout(member.observation_space),
+    }
+
+
+def layout(space: spaces.Space) -> dict[str, Any]:
+    """A space as :func:`rllib_ddn.deploy.flatten` wants it.
+
+    Raises:
+        ValueError: it is none that can be described.
+    """
+    kind = type(space).__name__
+    if isinstance(space, spaces.Dict):
+        return {"type": "Dict", "spaces": {key: layout(part) for key, part in space.spaces.items()}}
+    if isinstance(space, spaces.Tuple):
+        return {"type": "Tuple", "spaces": [layout(part) for part in space.spaces]}
+    if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        raise ValueError(f"observations of the space {kind} cannot be exported: only Box, the discrete spaces, Dict and Tuple.")
+    about = {"type": kind, "space": " ".join(repr(space).split()), "shape": list(space.shape or ()), "dtype": str(space.dtype)}
+    if isinstance(space, spaces.Discrete):
+        about |= {"counts": [int(space.n)], "start": [int(space.start)]}
+    elif isinstance(space, spaces.MultiDiscrete):
+        about |= {"counts": space.nvec.flatten().tolist(), "start": space.start.flatten().tolist()}
+    elif isinstance(space, spaces.MultiBinary):
+        size = spaces.flatdim(space)
+        about |= {"counts": [2] * size, "start": [0] * size}
+    return about
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of torch's exporters, which tell of their own parts and of what is not installed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

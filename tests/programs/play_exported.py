@@ -1,0 +1,26 @@
+"""Plays recorded episodes with an exported policy where some packages cannot be imported.
+
+    play_exported.py FOLDER EPISODES.npz PACKAGE...
+
+The episodes hold what RLlib's policy saw and did: obs ``[T, N, O]``, action_mask, actions ``[T, N]`` and q ``[T, N, A]``.
+"""
+
+import sys
+
+folder, recorded, *barred = sys.argv[1:]
+sys.modules |= dict.fromkeys(barred)
+
+import numpy as np  # noqa: E402
+
+from rllib_ddn.deploy import ExportedPolicy  # noqa: E402
+
+episode = np.load(recorded)
+team = ExportedPolicy(folder)
+members = [ExportedPolicy(folder, agent=agent) for agent in team.agents]
+for obs, mask, actions, q in zip(*(episode[name] for name in ("obs", "action_mask", "actions", "q")), strict=True):
+    assert team.act(obs, mask).tolist() == actions.tolist()
+    np.testing.assert_allclose(team.q_values[0], q, atol=1e-5)
+    assert [member.act(o, m) for member, o, m in zip(members, obs, mask, strict=True)] == actions.tolist()
+imported = {name.split(".")[0] for name, module in sys.modules.items() if module is not None}
+assert not imported & {*barred, "ray"}, imported
+print("played", len(episode["obs"]))
