@@ -60,7 +60,7 @@ class TeamSpec:
         for i, space in enumerate(action_space):
             if not isinstance(space, spaces.Discrete) or space.start != 0:
                 raise TeamEnvError(
-                    f"the action space of agent {i} is {space}: DDN needs Discrete(n) starting at 0. Discretize the actions."
+                    f"the action space of agent {i} is {space}; actions must be Discrete(n) starting at 0. Discretize them."
                 )
         sizes = {int(space.n) for space in action_space}
         if len(sizes) > 1:
@@ -168,7 +168,7 @@ def encode(
         space = part_of(observation_space[0], STATE)
         state = np.asarray(flatten(space, observation[0][STATE], f'"{STATE}" of agent 0{when}'), spec.state_dtype)
     elif needs_state:
-        raise TeamEnvError(f'the observation has no "{STATE}"{when}: the leader needs the one that the env has in training.')
+        raise TeamEnvError(f'the observation has no "{STATE}"{when}: training needs it, and a leader that acts.')
     else:
         state = np.zeros(spec.state_dim, spec.state_dtype)
     check_values(obs, state, mask, when)

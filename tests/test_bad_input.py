@@ -79,7 +79,7 @@ def one_line(error):
         ("obs sizes", r"different lengths \[3, 5\]: pad them"),
         ("mask size", r'"action_mask" has the space .* there are 2 actions'),
         ("action counts", r"different numbers of actions \[2, 3\]: pad them"),
-        ("continuous", r"action space of agent 0 is Box.*: DDN needs Discrete\(n\) starting at 0"),
+        ("continuous", r"action space of agent 0 is Box.*; actions must be Discrete\(n\) starting at 0"),
         ("start", r"action space of agent 0 is Discrete\(2, start=1\)"),
         ("not a tuple", r"Team is not grouped: its observation and action space are Dict and Tuple"),
     ],
@@ -117,8 +117,16 @@ def test_several_groups(build):
     tune.register_env("two_groups", creator)
     config = small_config()
     config.environment("two_groups")
-    with pytest.raises(TeamEnvError, match=r"has 2 agents or groups \('blue', 'red'\), DDN trains one team"):
+    with pytest.raises(TeamEnvError, match=r"has 2 agents or groups \('blue', 'red'\), but one team is trained"):
         build(config)
+
+
+def test_an_env_that_is_not_registered(build):
+    config = small_config()
+    config.env = "predator_pray"
+    with pytest.raises(TeamEnvError, match=r"env is 'predator_pray', which is not reg.* Did you mean 'predator_prey'\?") as error:
+        config.check_env()
+    one_line(error)
 
 
 def test_no_env(build):
@@ -183,15 +191,15 @@ def test_bad_data_in_mid_training_loses_nothing_trained(build, wrong, message, r
             {"distillation_terms": {"more": "kl"}},
             r"distillation_terms is \{name: \(term, coefficient\)\} with .*; got \{'more': 'kl'\}",
         ),
-        ({"distillation_terms": {"more": ("kl", -1)}}, r"coefficients of at least 0; got"),
+        ({"distillation_terms": {"more": ("kl", -1)}}, r"coefficients from 0 to 1,000,000; got"),
         ({"distillation_terms": {"more": (Mixer, 1)}}, r"subclasses of DistillationTerm"),
-        ({"distillation_temperature": 0}, r"distillation_temperature is a number above 0; got 0"),
-        ({"updates_per_episode": -1}, r"updates_per_episode is a number above 0"),
-        ({"block_loss_coeff": -0.5}, r"block_loss_coeff is a number of at least 0; got -0.5"),
-        ({"fusion_embed_dim": 2.5}, r"fusion_embed_dim is a whole number above 0; got 2.5"),
+        ({"distillation_temperature": 0}, r"distillation_temperature is a number from 1e-06 to 1,000,000; got 0"),
+        ({"updates_per_episode": -1}, r"updates_per_episode is a number from 0.001 to 1,000; got -1"),
+        ({"block_loss_coeff": -0.5}, r"block_loss_coeff is a number from 0 to 1,000,000; got -0.5"),
+        ({"fusion_embed_dim": 2.5}, r"fusion_embed_dim is a whole number from 1 to 8,192; got 2.5"),
         ({"target_update_interval_episodes": 0}, r"target_update_interval_episodes is a whole number above 0"),
-        ({"lr": [[10, 1e-3], [0, 1e-4]]}, r"lr is a number above 0, or a schedule \[\[0, rate\], .*; got \[\[10"),
-        ({"replay_buffer_config": {"capacity": 0}}, r"capacity.* is the number of episodes kept"),
+        ({"lr": [[10, 1e-3], [0, 1e-4]]}, r"lr is a number above 0 and at most 1, or a schedule \[\[0, rate\], .*; got \[\[10"),
+        ({"replay_buffer_config": {"capacity": 0}}, r"replay_buffer_config\['capacity'\] is a whole number above 0; got 0"),
         ({"replay_buffer_config": {"capacity": 3}}, r"capacity'\] = 3 is less than train_batch_size = 4"),
         ({"replay_buffer_config": {"size": 30}}, r"replay_buffer_config\['size'\] is unknown"),
     ],
@@ -205,11 +213,14 @@ def test_bad_values(options, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.env_runners(exploration_config={"type": "SoftQ"}), r'exploration_config\["type"\] is "EpsilonGreedy"'),
-        (lambda c: c.env_runners(batch_mode="truncate_episodes"), r'batch_mode is "complete_episodes"'),
+        (
+            lambda c: c.env_runners(exploration_config={"type": "SoftQ"}),
+            r"exploration_config\['type'\] is \"EpsilonGreedy\", .*; got 'SoftQ'",
+        ),
+        (lambda c: c.env_runners(batch_mode="truncate_episodes"), r"batch_mode is 'complete_episodes'"),
         (
             lambda c: c.multi_agent(policies={"a", "b"}),
-            r"one team has one policy, 'default_policy'; got the policies \['a', 'b'\]",
+            r"policies is 'default_policy' alone: one team has one policy; got \{",
         ),
         (
             lambda c: c.evaluation(evaluation_duration_unit="timesteps"),

@@ -156,9 +156,46 @@ class PickyMixer(MIXERS["vdn"]):
             raise ValueError(f"mixer_config['depth'] is 2 for 3 agents; got {depth!r}.")
 
 
+class NoSuper(Mixer):
+    def __init__(self, sizes):
+        self.size = sizes.num_agents
+
+    def forward(self, team):
+        return team.q.sum(-1)
+
+
+class LayerFirst(NoSuper):
+    def __init__(self, sizes):
+        self.layer = nn.Linear(2, 2)
+
+
+class NoSizes(NoSuper):
+    def __init__(self):
+        super().__init__(None)
+
+
+class Misspelt(Mixer):
+    def forward(self, team):
+        return team.quality.sum(-1)
+
+
+class Number(Mixer):
+    def forward(self, team):
+        return 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"mixer": NoSuper}, r"mixer: NoSuper lacks super\(\).__init__\(sizes\) in its __init__\(\)"),
+        (
+            {"mixer": LayerFirst},
+            r"mixer: LayerFirst\(sizes, \*\*{}\) fails: AttributeError: cannot assign module before Module.__init__",
+        ),
+        ({"mixer": NoSizes}, r"mixer: NoSizes\(sizes, \*\*{}\) fails: TypeError: .* takes 1 positional argument but 2 were given"),
+        ({"mixer": Misspelt}, r"trial update with mixer=Misspelt fails: AttributeError: .* no attribute 'quality'"),
+        ({"mixer": Number}, r"trial update with mixer=Number fails: AttributeError: 'int' object has no attribute 'shape'"),
+        ({"targets": len}, r"trial update with targets=len fails: TypeError: "),
         ({"mixer": Column}, r"Column's value of a joint action has the shape \[2, 1\], but there are \[2\] steps"),
         ({"mixer": Unfinished}, r"mixer is one of .* or a subclass of Mixer; got <class '.*Unfinished'>\. It lacks forward\(\)\."),
         ({"state_fusion": NoFollower}, r"state_fusion: NoFollower names no follower; set its attribute follower"),
@@ -169,7 +206,7 @@ class PickyMixer(MIXERS["vdn"]):
         ({"mixer": PickyMixer, "mixer_config": {"depth": 1}}, r"mixer_config\['depth'\] is 2 for 3 agents; got 1"),
         ({"optimizer": {"type": "adam", "epsilon": 1e-5}}, r"optimizer is 'rmsprop', 'adam', or a dict"),
         ({"optimizer": {"type": "adam", "lr": 1e-5}}, r"optimizer is .* \(lr has a key of its own\)"),
-        ({"grad_clip_by": "value"}, r'grad_clip_by is "global_norm"'),
+        ({"grad_clip_by": "value"}, r"grad_clip_by is 'global_norm', of each optimizer; got 'value'"),
     ],
 )
 def test_wrong_parts_are_refused_when_the_algorithm_is_built(options, message):

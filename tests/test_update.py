@@ -42,12 +42,12 @@ def move_targets(policy):
     ],
 )
 def test_losses_and_gradients_equal_the_naive_computation(build, options):
-    compare_with_naive(build(**options).get_policy())
+    compare_with_naive(build(td_lambda=0.0, **options).get_policy())
 
 
 @pytest.mark.parametrize("config", [VDNConfig, QMIXConfig])
 def test_a_hosts_loss_and_gradients_equal_the_naive_computation(build, config):
-    policy = build(small_config(config)).get_policy()
+    policy = build(small_config(config, td_lambda=0.0)).get_policy()
     assert not hasattr(policy.model, "distillation")
     assert not hasattr(policy.model, "intrinsic")
     compare_with_naive(policy)
@@ -71,7 +71,7 @@ def compare_with_naive(policy):
 def test_mixers_get_the_values_that_they_ask_for(build):
     """QPLEX alone: the loss has the online values and the actions taken, the target has the target network's
     values and the online network's greedy actions."""
-    policy = build(small_config(QPLEXConfig)).get_policy()
+    policy = build(small_config(QPLEXConfig, td_lambda=0.0)).get_policy()
     move_targets(policy)
     host = policy.model.host
     calls, loss, bootstrap = {}, host.mixer.loss, host.target_mixer.bootstrap

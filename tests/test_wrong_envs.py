@@ -86,7 +86,7 @@ def changed(agent, **parts):
         (changed(0, state=np.zeros(5)), r'"state" of agent 0 at step 2 has the shape \(5,\); its space has \(2,\)'),
         (changed(1, action_mask=None), r"observation of agent 1 has no \"action_mask\" at step 2, .*; got \['obs', 'state'\]"),
         (changed(1, obs=None), r'observation of agent 1 has no "obs" at step 2'),
-        (changed(0, state=None), r'observation has no "state" at step 2: the leader needs'),
+        (changed(0, state=None), r'observation has no "state" at step 2: training needs it'),
         (changed(1, obs="abc"), r"\"obs\" of agent 1 at step 2 is 'abc'; its space Box\(.*\) has numbers"),
         (lambda agents: agents[:1], r"team's observation has 1 entries at step 2, but there are 2 agents"),
         (lambda agents: [agents[0], np.zeros(3)], r'observation of agent 1 has no "obs" at step 2, .*; got ndarray'),
@@ -340,6 +340,9 @@ class Unfit(Uneven):
             infos["a"] = {"action_mask": np.ones(7)}
         if self.wrong == "reward":
             rewards["b"] = "2"
+        if self.wrong == "no mask":
+            del observations["b"]["action_mask"]
+            ends[0]["b"] = False
         return observations, rewards, *ends, infos
 
     def state(self):
@@ -351,6 +354,7 @@ class Unfit(Uneven):
     [
         ("obs", r"the observation of agent 'a' has the shape \(2,\); its space has \(3,\)"),
         ("mask", r"\"action_mask\" of agent 'a' has the shape \(7,\); its space has \(4,\)"),
+        ("no mask", r"the observation of agent 'b' has no \"action_mask\", which its space has"),
         ("state", r"the state of uneven has the shape \(5,\); its space has \(2,\)"),
         ("reward", r"the reward of agent 'b' is '2'; a reward is a finite number"),
     ],
@@ -370,3 +374,21 @@ def test_unknown_keys_get_the_nearest_name():
         PredatorPreyTeam({"colour": "red"})
     with pytest.raises(TeamEnvError, match=r'env_config\["render_mode"\] of predator_prey is None or "ansi" or .*; got \'gif\''):
         PredatorPreyTeam({"render_mode": "gif"})
+
+
+def passes_on(**arguments):
+    return Uneven(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (Uneven, r"env_config\['limt'\] of Uneven is unknown; did you mean 'limit'\?"),
+        (passes_on, r"env_config of passes_on has a key that its factory does not take: .* unexpected keyword argument 'limt'"),
+    ],
+)
+def test_keys_that_a_factory_does_not_take(factory, message):
+    with pytest.raises(TeamEnvError, match=message) as error:
+        PettingZooTeam({"env": factory, "limt": 3})
+    one_line(error)
+    PettingZooTeam({"env": factory, "limit": 3})

@@ -98,7 +98,7 @@ def team_of(env: Any) -> tuple[Any, spaces.Tuple, spaces.Tuple]:
             observation_space, action_space = observation_space[ids[0]], action_space[ids[0]]
     if len(ids) > 1:
         shown = ", ".join(map(repr, sorted(ids, key=str)[:4])) + (", ..." if len(ids) > 4 else "")
-        raise TeamEnvError(f"{type(env).__name__} has {len(ids)} agents or groups ({shown}), DDN trains one team. {how}")
+        raise TeamEnvError(f"{type(env).__name__} has {len(ids)} agents or groups ({shown}), but one team is trained. {how}")
     if not isinstance(observation_space, spaces.Tuple) or not isinstance(action_space, spaces.Tuple):
         raise TeamEnvError(
             f"{type(env).__name__} is not grouped: its observation and action space are {_kind(observation_space)} and "

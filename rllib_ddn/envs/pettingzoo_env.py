@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 from typing import Any
 
@@ -13,7 +14,7 @@ from pettingzoo import AECEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_ddn.envs.vector import TEAM, warn_once
-from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, flat_dtype, flatten, unbounded_box
+from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, flat_dtype, flatten, refuse_unknown_keys, unbounded_box
 
 
 class PettingZooTeam(MultiAgentEnv):
@@ -35,7 +36,7 @@ class PettingZooTeam(MultiAgentEnv):
             - every other key is an argument of the factory.
 
     Raises:
-        TeamEnvError: a key has no accepted value, the factory cannot be imported or makes no ParallelEnv,
+        TeamEnvError: a key is unknown or has no accepted value, the factory cannot be imported or makes no ParallelEnv,
             an action space is not discrete, or there is no state.
     """
 
@@ -46,13 +47,14 @@ class PettingZooTeam(MultiAgentEnv):
         factory = _load(name)
         self._mean = _choice(arguments, "team_reward", ("sum", "mean")) == "mean"
         self._has_state = _choice(arguments, "state", ("env", "concat")) == "env"
-        self.env = _parallel(factory(**arguments), name)
+        self.env = _parallel(_made(factory, name, arguments), name)
         self._members = list(self.env.possible_agents)
         self.render_mode = getattr(self.env, "render_mode", None)
 
         self.members = [_member(self.env, agent) for agent in self._members]
         self._obs_spaces = [member.observation_space for member in self.members]
         self._counts = [member.num_actions for member in self.members]
+        self._masked = {member.id for member in self.members if member.has_action_mask}
         self._mask_spaces = [spaces.Box(0, 1, (count,), np.int8) for count in self._counts]
         self._dims = [spaces.flatdim(space) for space in self._obs_spaces]
         self._obs_dtype = np.dtype(np.result_type(*(flat_dtype(space) for space in self._obs_spaces)))
@@ -123,6 +125,8 @@ class PettingZooTeam(MultiAgentEnv):
             obs[i, : self._dims[i]] = flatten(self._obs_spaces[i], value, f"the observation of agent {agent!r}")
             if available is not None:
                 available = flatten(self._mask_spaces[i], available, f'"{ACTION_MASK}" of agent {agent!r}')
+            elif agent in self._masked:
+                raise TeamEnvError(f'the observation of agent {agent!r} has no "{ACTION_MASK}", which its space has.')
             mask[i, : self._counts[i]] = 1 if available is None else available
         team = [{OBS: obs[i], ACTION_MASK: mask[i]} for i in range(len(self._members))]
         if self._has_state:
@@ -166,6 +170,24 @@ def _load(env: Any):
         raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}.{_siblings(module)}") from error
 
 
+def _made(factory: Any, name: Any, arguments: dict[str, Any]) -> Any:
+    """What the factory makes."""
+    env = name if isinstance(name, str) else getattr(name, "__name__", str(name))
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # a built-in one
+        return factory(**arguments)
+    if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        own = ("team_reward", "state", "max_input_size")
+        refuse_unknown_keys(env, arguments, [*own, *(parameter.name for parameter in parameters)])
+    try:
+        return factory(**arguments)
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):  # of what the factory passes them on to
+            raise TeamEnvError(f"env_config of {env} has a key that its factory does not take: {error}.") from error
+        raise
+
+
 def _parallel(env: Any, name: Any) -> Any:
     """The env itself, if it is a ParallelEnv."""
     if isinstance(env, AECEnv):
@@ -198,7 +220,7 @@ def _member(env: Any, agent: Any) -> Member:
     """An agent, by PettingZoo's convention: a Dict with an action mask has the observation under that name."""
     action_space = env.action_space(agent)
     if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
-        raise TeamEnvError(f"the action space of agent {agent!r} is {action_space}: DDN needs Discrete(n) starting at 0.")
+        raise TeamEnvError(f"the action space of agent {agent!r} is {action_space}; actions must be Discrete(n) starting at 0.")
     space = env.observation_space(agent)
     if isinstance(space, spaces.Dict) and "observation" in space.spaces:
         return Member(agent, space["observation"], int(action_space.n), ACTION_MASK in space.spaces)

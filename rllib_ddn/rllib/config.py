@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_context import EnvContext
-from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.error import EnvError
+from ray.rllib.utils.from_config import NotProvided
+from ray.rllib.utils.serialization import deserialize_type
 
+from rllib_ddn.envs import ENVS
 from rllib_ddn.envs.grouping import as_team_env, team_of
-from rllib_ddn.learning.episodes import EpisodeReplay
 from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.keys import (
     ABOVE_0,
     COUNT,
+    COUNT_OR_0,
     DICT,
     FLAG,
     FRACTION,
     LEARNING_RATE,
     OPTIMIZER,
+    RATE,
+    SIZE,
     Accepts,
+    between,
     declared,
     did_you_mean,
     documented,
     entry_of,
     key,
-    number,
+    options,
+    shown,
     whole,
 )
 from rllib_ddn.rllib.model import AGENT, class_of
+from rllib_ddn.rllib.rllib_keys import ACCEPTED, EPSILON_GREEDY, HINTS, check_rllibs_keys
 from rllib_ddn.team import TeamEnvError, TeamSpec
 
 RENAMED = {"lpn_lr": "follower_lr", "idm_lr": "intrinsic_lr"}
@@ -64,7 +74,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
         ":class:`rllib_ddn.Mixer`.",
     )
     mixer_config: dict[str, Any] = key({}, DICT, "options of the mixer, explained by its class.")
-    agent_hidden_dim: int = key(64, COUNT, "H, size of the agent networks' features and GRU.")
+    agent_hidden_dim: int = key(64, SIZE, "H, size of the agent networks' features and GRU.")
     td_lambda: float = key(
         0.6,
         FRACTION,
@@ -91,10 +101,10 @@ class ValueDecompositionConfig(AlgorithmConfig):
     )
     tau: float = key(
         1.0,
-        number("a number above 0 and at most 1", lambda value: 0 < value <= 1),
+        RATE,
         "share of the way that a target moves to its online network when it is updated: 1 is a hard copy.",
     )
-    updates_per_episode: float = key(1.0, ABOVE_0, "updates per sampled episode; 0.25 is one in four.")
+    updates_per_episode: float = key(1.0, between(0.001, 1000), "updates per sampled episode; 0.25 is one in four.")
     sample_ahead: bool = key(
         False,
         FLAG,
@@ -107,7 +117,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
         "whether checkpoints hold the replay. With it, a restored run continues exactly (``num_env_runners=0`` and a "
         "``seed``); without it, learning waits until ``train_batch_size`` new episodes are there.",
     )
-    replay_buffer_config: dict[str, Any] = key({"capacity": 5000}, DICT, '``{"capacity": episodes}``.')
+    replay_buffer_config: dict[str, Any] = key({"capacity": 5000}, options(capacity=COUNT), '``{"capacity": episodes}``.')
 
     # RLlib's keys that training() takes.
     lr: Any = key(
@@ -121,17 +131,21 @@ class ValueDecompositionConfig(AlgorithmConfig):
     train_batch_size: int = key(32, COUNT, "*episodes* per update.")
 
     # RLlib's other keys.
-    num_env_runners: int = key(0, whole("a whole number of at least 0", 0), "remote env runners; 0: the learner's process plays.")
-    num_envs_per_env_runner: int = key(1, COUNT, "an env runner plays one episode in each of these sub-environments per round.")
-    num_cpus_for_main_process: int = key(1, COUNT, "cores of the learner.")
-    min_sample_timesteps_per_iteration: int = key(10_000, whole("a whole number of at least 0", 0), "env steps per iteration.")
+    num_env_runners: int = key(0, COUNT_OR_0, "remote env runners; 0: the learner's process plays.")
+    num_envs_per_env_runner: int = key(
+        1,
+        whole("a whole number from 1 to 100,000", 1, 100_000),
+        "an env runner plays one episode in each of these sub-environments per round.",
+    )
+    num_cpus_for_main_process: int = key(1, whole("a whole number from 1 to 1,024", 1, 1024), "cores of the learner.")
+    min_sample_timesteps_per_iteration: int = key(10_000, COUNT_OR_0, "env steps per iteration.")
     exploration_config: dict[str, Any] = key(
         {"type": "EpsilonGreedy", "initial_epsilon": 1.0, "final_epsilon": 0.05, "epsilon_timesteps": 50_000},
-        DICT,
+        EPSILON_GREEDY,
         "EpsilonGreedy: each agent by itself takes a random available action with probability epsilon, which falls "
         "linearly over ``epsilon_timesteps`` env steps.",
     )
-    evaluation_interval: int | None = key(1, COUNT.or_none(), "iterations between evaluations.")
+    evaluation_interval: int | None = key(1, COUNT_OR_0.or_none(), "iterations between evaluations; 0 or None: none.")
     evaluation_duration: int = key(32, COUNT, "greedy episodes of each network in an evaluation.")
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -172,12 +186,28 @@ class ValueDecompositionConfig(AlgorithmConfig):
         for name in settings:
             if name not in keys and name not in _KEYS_OF_RLLIBS_TRAINING:
                 raise ValueError(self._unknown_key(name, [*keys, *_KEYS_OF_RLLIBS_TRAINING]))
+        _refuse_non_dicts(settings)
         AlgorithmConfig.training(self, **{name: value for name, value in settings.items() if name not in keys})
         for name, value in settings.items():
             if name in keys:
                 merges = name == "replay_buffer_config" and isinstance(value, dict)
                 setattr(self, name, {**self.replay_buffer_config, **value} if merges else value)
         return self
+
+    @override(AlgorithmConfig)
+    def environment(self, *args: Any, **settings: Any) -> Self:
+        _refuse_non_dicts(settings)
+        return super().environment(*args, **settings)
+
+    @override(AlgorithmConfig)
+    def env_runners(self, **settings: Any) -> Self:
+        _refuse_non_dicts(settings)
+        return super().env_runners(**settings)
+
+    @override(AlgorithmConfig)
+    def evaluation(self, **settings: Any) -> Self:
+        _refuse_non_dicts(settings)
+        return super().evaluation(**settings)
 
     @override(AlgorithmConfig)
     def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
@@ -187,11 +217,16 @@ class ValueDecompositionConfig(AlgorithmConfig):
             ValueError: unknown key; the message suggests the nearest name.
         """
         # Tune and RLlib put notes of their own into dicts.
-        config_dict = {k: v for k, v in config_dict.items() if not k.startswith("__") and k != "class"}
+        config_dict = {k: v for k, v in config_dict.items() if not str(k).startswith("__") and k != "class"}
         for name in config_dict:
             translated = self._translate_special_keys(name, warn_deprecated=False)
-            if not hasattr(self, translated) and name not in _DICT_KEYS:
+            if translated not in vars(self) and name not in _DICT_KEYS:
                 raise ValueError(self._unknown_key(name, [name for name in vars(self) if not name.startswith("_")]))
+        _refuse_non_dicts(config_dict)
+        for name in {"callbacks", "callbacks_class"} & config_dict.keys():
+            if isinstance(config_dict[name], str):
+                config_dict[name] = deserialize_type(config_dict[name])
+            ACCEPTED["callbacks_class"].validate(name, config_dict[name])
         return super().update_from_dict(config_dict)
 
     @override(AlgorithmConfig)
@@ -202,24 +237,61 @@ class ValueDecompositionConfig(AlgorithmConfig):
             ValueError: a value is not accepted; the message names its key, what was given, and what
                 is accepted.
         """
+        self._check_keys()
         super().validate()
-        for name, value in declared(type(self)).items():
-            value.validate(name, getattr(self, name))
         check_options("mixer_config", class_of(self.mixer, MIXERS), self.mixer_config)
-        self._validate_replay()
-        self._validate_rllibs_keys()
+        if self.replay_buffer_config.get("capacity", math.inf) < self.train_batch_size:
+            raise ValueError(
+                f"replay_buffer_config['capacity'] = {self.replay_buffer_config['capacity']} is less than train_batch_size = "
+                f"{self.train_batch_size}: nothing could ever be learned."
+            )
+        if isinstance(self.evaluation_config, dict):
+            try:
+                self.get_evaluation_config_object()._check_keys()
+            except Exception as error:  # whatever RLlib makes of it
+                raise ValueError(f"evaluation_config: {' '.join(str(error).split())}") from error
+        if not issubclass(self.env_runner_cls, TeamEnvRunner):
+            raise ValueError(f"env_runner_cls is TeamEnvRunner or a subclass of it; got {self.env_runner_cls!r}.")
+
+    @override(AlgorithmConfig)
+    def get_state(self) -> dict[str, Any]:
+        self._check_keys()  # RLlib compares the values with others, which fails for some
+        return super().get_state()
+
+    def _check_keys(self) -> None:
+        """Checks each key by itself."""
+        keys = declared(type(self))
+        for name, value in keys.items():
+            value.accepts.validate(name, getattr(self, name))
+        check_rllibs_keys(self, keys)
+
+    def _value_error(self, errmsg: str) -> None:
+        """RLlib's own checks end here: their messages become one line."""
+        raise ValueError(" ".join(errmsg.split()))
 
     def check_env(self) -> None:
-        """Builds the env and the parts with options once, here in this process, and checks them.
+        """Builds the env and the parts with options once, here in the learner's process, and checks them.
 
         Raises:
+            ValueError: there are fewer GPUs than ``num_gpus``.
             TeamEnvError: the env breaks the convention (see :mod:`rllib_ddn.envs.grouping`).
         """
         if self.env is None:
             raise TeamEnvError(f'no env is set: {type(self).__name__}().environment("predator_prey"), say.')
+        gpus = torch.cuda.device_count()
+        if self.num_gpus > gpus and not self._fake_gpus:
+            raise ValueError(
+                f"num_gpus is {self.num_gpus}, but the learner finds {gpus or 'no'} GPUs: leave num_gpus 0, and it learns on "
+                f"num_cpus_for_main_process = {self.num_cpus_for_main_process} CPU cores."
+            )
         _, creator = self.algo_class._get_env_id_and_creator(self.env, self)
         context = EnvContext(self.env_config, worker_index=0)
-        env = as_team_env(creator(context), context)
+        try:
+            env = as_team_env(creator(context), context)
+        except EnvError as error:
+            there = f"{', '.join(ENVS)}, and those that you register with ray.tune.register_env()"
+            near = did_you_mean(self.env, ENVS)
+            raise TeamEnvError(f"env is {self.env!r}, which is not registered: there are {there}.{near}") from error
         _, observation_space, action_space = team_of(env)
         if hasattr(env, "close"):
             env.close()
@@ -230,42 +302,25 @@ class ValueDecompositionConfig(AlgorithmConfig):
 
     def check_parts(self, sizes: TeamSizes) -> None:
         """Builds the parts that have options, to check their values."""
-        class_of(self.mixer, MIXERS)(sizes, **self.mixer_config)
+        check_part("mixer", class_of(self.mixer, MIXERS), sizes, self.mixer_config)
 
-    def _validate_replay(self) -> None:
-        for name in self.replay_buffer_config:
-            if name != "capacity":
-                raise ValueError(f"replay_buffer_config[{name!r}] is unknown: the episode replay has one option, capacity.")
-        EpisodeReplay(**self.replay_buffer_config)
-        if self.replay_buffer_config["capacity"] < self.train_batch_size:
-            raise ValueError(
-                f"replay_buffer_config['capacity'] = {self.replay_buffer_config['capacity']} is less than train_batch_size = "
-                f"{self.train_batch_size}: nothing could ever be learned."
-            )
+    @contextmanager
+    def naming_own_parts(self) -> Iterator[None]:
+        """Names the parts of the user's own that are in use, where something fails for which no key is to blame.
 
-    def _validate_rllibs_keys(self) -> None:
-        kind = self.exploration_config.get("type", "EpsilonGreedy")
-        if "EpsilonGreedy" not in (kind if isinstance(kind, str) else getattr(kind, "__name__", "")):
-            raise ValueError(f'exploration_config["type"] is "EpsilonGreedy", exploration is epsilon-greedy; got {kind!r}.')
-        if self.enable_rl_module_and_learner or self.enable_env_runner_and_connector_v2:
-            raise ValueError(
-                f"{self.algo_class.__name__} runs on RLlib's Policy API: leave enable_rl_module_and_learner and "
-                "enable_env_runner_and_connector_v2 False."
-            )
-        if self.framework_str != "torch":
-            raise ValueError(f'framework is "torch"; got {self.framework_str!r}.')
-        if not issubclass(self.env_runner_cls, TeamEnvRunner):
-            raise ValueError(f"env_runner_cls is TeamEnvRunner or a subclass of it; got {self.env_runner_cls!r}.")
-        if self.batch_mode != "complete_episodes":
-            raise ValueError(f'batch_mode is "complete_episodes", updates need whole episodes; got {self.batch_mode!r}.')
-        if self.grad_clip_by != "global_norm":
-            raise ValueError(f'grad_clip_by is "global_norm", of each optimizer; got {self.grad_clip_by!r}.')
-        if self.remote_worker_envs:
-            raise ValueError("remote_worker_envs is False; use more env runners instead.")
-        if list(self.policies) != [DEFAULT_POLICY_ID]:
-            raise ValueError(f"one team has one policy, {DEFAULT_POLICY_ID!r}; got the policies {sorted(self.policies)}.")
-        if self.evaluation_duration_unit != "episodes":
-            raise ValueError(f"evaluation_duration_unit is 'episodes', of each network; got {self.evaluation_duration_unit!r}.")
+        Raises:
+            ValueError: what failed, in one line.
+        """
+        try:
+            yield
+        except ValueError:
+            raise
+        except Exception as error:
+            own = {name: value for name in declared(type(self)) if _is_own(value := getattr(self, name))}
+            if not own:
+                raise
+            parts = ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in own.items())
+            raise ValueError(f"a trial update with {parts} fails: {_cause(error)}") from error
 
     def _unknown_key(self, name: str, known: list[str]) -> str:
         """The message about a key that this config does not have."""
@@ -274,10 +329,22 @@ class ValueDecompositionConfig(AlgorithmConfig):
             return f"config key {name!r} is now {RENAMED[name]!r}."
         if name in declared(type(self)):
             return f"config key {name!r} is not training()'s: env_runners(), evaluation(), resources() or reporting() takes it."
+        if name in HINTS:
+            return f"unknown config key {name!r}: {HINTS[name]}."
         owners = [other.__name__ for other in _subclasses(ValueDecompositionConfig) if name in declared(other)]
         if owners:
             return f"unknown config key {name!r}: it is a key of {owners[0]}, and {mine} has no use for it."
         return f"unknown config key {name!r}.{did_you_mean(name, known) or f' See the docstring of {mine}.training().'}"
+
+
+def _refuse_non_dicts(settings: Mapping[str, Any]) -> None:
+    """RLlib merges some settings into what is there; what is no dict cannot be."""
+    for name in ("env_config", "exploration_config", "model", "multiagent"):
+        if not isinstance(settings.get(name, {}), (dict, type(NotProvided))):
+            raise ValueError(f"{name} is a dict; got {shown(settings[name])}.")
+    overrides = settings.get("evaluation_config")
+    if overrides is not None and not isinstance(overrides, (dict, AlgorithmConfig, type(NotProvided))):
+        raise ValueError(f"evaluation_config is a dict, an AlgorithmConfig, or None; got {shown(overrides)}.")
 
 
 def _subclasses(base: type) -> list[type]:
@@ -289,7 +356,8 @@ def _subclasses(base: type) -> list[type]:
 
 
 def check_options(key: str, owner: Any, options: dict[str, Any], shared: Collection[str] = ()) -> None:
-    """Checks the names of the options of a class in a table; their values are checked where it is built.
+    """Checks the options of a class in a table: their names, and of those that are annotated as ``int`` (a size), ``float``,
+    ``bool`` or ``str`` the values, too. What else there is to check is up to the class.
 
     Args:
         key: the config key that holds them.
@@ -298,18 +366,63 @@ def check_options(key: str, owner: Any, options: dict[str, Any], shared: Collect
         shared: names of arguments that the class gets from other keys.
 
     Raises:
-        ValueError: an option is unknown.
+        ValueError: an option is unknown, or its value is not accepted.
     """
-    accepted: list[str] = []
+    accepted: dict[str, inspect.Parameter] = {}
     for base in (base for base in owner.__mro__ if "__init__" in vars(base)):
-        _, *parameters = inspect.signature(base).parameters.values()  # but the sizes
+        parameters = list(inspect.signature(base).parameters.values())[1:]  # but the sizes
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        accepted += [p.name for p in named if p.name not in shared]
+        accepted |= {p.name: p for p in named if p.name not in shared and p.name not in accepted}
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             break  # it passes nothing on
-    for name in options:
+    for name, value in options.items():
         if name not in accepted:
             raise ValueError(f"{key}[{name!r}] is unknown: {owner.__name__} has {', '.join(accepted) or 'no options'}.")
+        kind = accepted[name].annotation
+        kind = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+        if kind in _OPTIONS:
+            _OPTIONS[kind].validate(f"{key}[{name!r}]", value)
 
+
+def check_part(key: str, owner: Any, sizes: TeamSizes, options: Mapping[str, Any]) -> None:
+    """Builds a part, to check its options and, if it is the user's own, whether it can be built.
+
+    Args:
+        key: the config key that names it.
+        owner: its class.
+        sizes: the team's.
+        options: the user's.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        part = owner(sizes, **options)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{key}: {owner.__name__}(sizes, **{dict(options)!r}) fails: {_cause(error)}") from error
+    if "_parameters" not in vars(part):
+        raise ValueError(f"{key}: {owner.__name__} lacks super().__init__(sizes) in its __init__().")
+
+
+def _is_own(value: Any) -> bool:
+    """Whether a key's value is a part of the user's own, or a dict with one."""
+    if isinstance(value, dict):
+        return any(isinstance(entry, (tuple, list)) and callable(entry[0]) for entry in value.values() if entry)
+    return callable(value)
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {shown(error, 200)}"
+
+
+# What an option accepts, by the annotation of the constructor's argument.
+_OPTIONS = {
+    "int": SIZE,
+    "float": between(-1_000_000, 1_000_000),
+    "bool": FLAG,
+    "str": Accepts("a string", lambda v: isinstance(v, str)),
+}
 
 documented(ValueDecompositionConfig)  # subclasses are when they are made

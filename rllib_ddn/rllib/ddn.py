@@ -11,18 +11,19 @@ from ray.rllib.utils.annotations import override
 from rllib_ddn.learning.distillation import TERMS, DistillationTerm
 from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
 from rllib_ddn.networks import LEADERS, MIXERS, Follower, Leader, TeamSizes
-from rllib_ddn.rllib.config import ValueDecompositionConfig, check_options
+from rllib_ddn.rllib.config import ValueDecompositionConfig, check_options, check_part
 from rllib_ddn.rllib.ddn_policy import DDNTorchPolicy
 from rllib_ddn.rllib.keys import (
-    ABOVE_0,
-    AT_LEAST_0,
+    COEFFICIENT,
     COUNT,
     DICT,
     FLAG,
     LEARNING_RATE,
     OPTIMIZER,
     PROBABILITY,
+    SIZE,
     Accepts,
+    between,
     entry_of,
     key,
     one_of,
@@ -33,15 +34,15 @@ from rllib_ddn.rllib.value_decomposition import ValueDecomposition
 
 def _are_terms(value: Any) -> bool:
     term = entry_of(TERMS, DistillationTerm)
-    return isinstance(value, dict) and all(
-        isinstance(entry, (tuple, list)) and len(entry) == 2 and term.check(entry[0]) and AT_LEAST_0.check(entry[1])
+    return DICT.check(value) and all(
+        isinstance(entry, (tuple, list)) and len(entry) == 2 and term.check(entry[0]) and COEFFICIENT.check(entry[1])
         for entry in value.values()
     )
 
 
 _SHARED = ("coefficient", "mask_probability", "normalize", "gamma")  # what an intrinsic reward gets from other keys
 _TERMS = Accepts(
-    "{name: (term, coefficient)} with names or subclasses of DistillationTerm and coefficients of at least 0", _are_terms
+    "{name: (term, coefficient)} with names or subclasses of DistillationTerm and coefficients from 0 to 1,000,000", _are_terms
 )
 
 
@@ -72,11 +73,11 @@ class DDNConfig(ValueDecompositionConfig):
         'it is; Table 3), "concatenated" (the agent networks see ``z_i`` beside the blocks\' output), or a subclass of '
         ":class:`rllib_ddn.Leader`, which names its follower.",
     )
-    fusion_embed_dim: int = key(64, COUNT, "D, size of S_hat and o_hat.")
-    fusion_hyper_dim: int = key(4, COUNT, "K, hidden size of the hypernetwork that generates W.")
-    block_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_B (Equation 6); 0 switches it off (Table 4).")
-    q_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_Q (Equation 6); 0 switches it off.")
-    feature_loss_coeff: float = key(1.0, AT_LEAST_0, "weight of L_F (Equation 6); 0 switches it off.")
+    fusion_embed_dim: int = key(64, SIZE, "D, size of S_hat and o_hat.")
+    fusion_hyper_dim: int = key(4, SIZE, "K, hidden size of the hypernetwork that generates W.")
+    block_loss_coeff: float = key(1.0, COEFFICIENT, "weight of L_B (Equation 6); 0 switches it off (Table 4).")
+    q_loss_coeff: float = key(1.0, COEFFICIENT, "weight of L_Q (Equation 6); 0 switches it off.")
+    feature_loss_coeff: float = key(1.0, COEFFICIENT, "weight of L_F (Equation 6); 0 switches it off.")
     q_loss: Any = key(
         "kl",
         entry_of({name: TERMS[name] for name in ("kl", "squared", "imitation")}, DistillationTerm),
@@ -89,7 +90,7 @@ class DDNConfig(ValueDecompositionConfig):
         "more terms of L_local, ``{name: (term, coefficient)}``, each a name of :mod:`rllib_ddn.learning.distillation` or a "
         "subclass of :class:`rllib_ddn.DistillationTerm`; logged as ``loss_<name>``.",
     )
-    distillation_temperature: float = key(1.0, ABOVE_0, "tau in softmax(Q / tau) of L_Q.")
+    distillation_temperature: float = key(1.0, between(0.000_001, 1_000_000), "tau in softmax(Q / tau) of L_Q.")
     follower_agent: str = key(
         "own",
         one_of("own", "leader"),
@@ -116,7 +117,7 @@ class DDNConfig(ValueDecompositionConfig):
     mask_probability: float = key(
         0.75, PROBABILITY, "mu, probability in [0, 1] with which a step gets its intrinsic reward (Equation 9)."
     )
-    intrinsic_reward_coeff: float = key(1.0, AT_LEAST_0, "scale of the intrinsic reward.")
+    intrinsic_reward_coeff: float = key(1.0, COEFFICIENT, "scale of the intrinsic reward.")
     normalize_intrinsic_reward: bool = key(
         False,
         FLAG,
@@ -164,7 +165,10 @@ class DDNConfig(ValueDecompositionConfig):
         super().validate()
         if not class_of(self.mixer, MIXERS).hosts_ddn:
             hosts = ", ".join(repr(name) for name, mixer in MIXERS.items() if mixer.hosts_ddn)
-            raise ValueError(f"mixer is a host that a follower can learn from, one of {hosts}; {self.mixer!r} exists alone.")
+            raise ValueError(
+                f"mixer is a host that a follower can learn from, one of {hosts}; {self.mixer!r} exists alone: "
+                "QTRANConfig, or any host's config with this mixer, trains it."
+            )
         leader = class_of(self.state_fusion, LEADERS)
         if not issubclass(getattr(leader, "follower", object), Follower):
             raise ValueError(
@@ -189,7 +193,7 @@ class DDNConfig(ValueDecompositionConfig):
         super().check_parts(sizes)
         reward = intrinsic_reward_class(self.intrinsic_reward)
         if reward is not None:
-            reward(sizes, **self.intrinsic_reward_config)
+            check_part("intrinsic_reward", reward, sizes, self.intrinsic_reward_config)
 
 
 class DDN(ValueDecomposition):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -33,35 +33,38 @@ class Accepts:
     def or_none(self) -> Accepts:
         return Accepts(f"{self.words}, or None", lambda value: value is None or self.check(value))
 
+    def validate(self, name: str, value: Any) -> None:
+        """
+        Args:
+            name: the key.
+            value: what it was given.
+
+        Raises:
+            ValueError: the value is not accepted; the message names the key, the value, and what is accepted.
+        """
+        if not self.check(value):
+            raise ValueError(f"{name} is {self.words}; got {shown(value)}.{self.hint(value)}")
+
+    def hint(self, value: Any) -> str:
+        """More about a value that is not accepted, with a space before it."""
+        return ""
+
 
 @dataclass(frozen=True)
 class Key:
     """One key of a config; see :func:`key`."""
 
     default: Any
-    accepts: Accepts | None
+    accepts: Accepts
     meaning: str
 
-    def validate(self, name: str, value: Any) -> None:
-        """
-        Raises:
-            ValueError: the value is not accepted; the message names the key, the value, and what is accepted.
-        """
-        if self.accepts is not None and not self.accepts.check(value):
-            hint = ""
-            if inspect.isabstract(value):
-                hint = f" It lacks {', '.join(sorted(value.__abstractmethods__))}()."
-            elif isinstance(self.accepts, OneOf):
-                hint = did_you_mean(value, self.accepts.names)
-            raise ValueError(f"{name} is {self.accepts.words}; got {value!r}.{hint}")
 
-
-def key(default: Any, accepts: Accepts | None, meaning: str) -> Any:
+def key(default: Any, accepts: Accepts, meaning: str) -> Any:
     """Declares a key in the body of a config class.
 
     Args:
         default: its default.
-        accepts: what it accepts; None where the config's ``validate()`` has more to say.
+        accepts: what it accepts.
         meaning: what it means, with units and source, for the docstring of ``training()``.
     """
     return Key(default, accepts, meaning)
@@ -116,12 +119,17 @@ def documented(config_class: Any) -> None:
 
 def number(words: str, check: Callable[[Any], bool] = lambda value: True) -> Accepts:
     """Finite numbers, but no booleans."""
-    return Accepts(words, lambda value: _is_number(value) and math.isfinite(value) and check(value))
+    return Accepts(words, lambda value: _is_number(value) and check(value))
 
 
-def whole(words: str, lowest: int) -> Accepts:
-    """Whole numbers from ``lowest`` on."""
-    return Accepts(words, lambda value: _is_number(value) and isinstance(value, (int, np.integer)) and bool(value >= lowest))
+def between(lowest: float, highest: float) -> Accepts:
+    """Numbers in an interval, its ends included."""
+    return number(f"a number from {lowest:,} to {highest:,}", lambda value: lowest <= value <= highest)
+
+
+def whole(words: str, lowest: int, highest: int = 2**63 - 1) -> Accepts:
+    """Whole numbers from ``lowest`` to ``highest``."""
+    return number(words, lambda value: isinstance(value, (int, np.integer)) and bool(lowest <= value <= highest))
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,31 @@ class OneOf(Accepts):
     """Names."""
 
     names: tuple[str, ...] = ()
+
+    def hint(self, value: Any) -> str:
+        if inspect.isabstract(value):
+            return f" It lacks {', '.join(sorted(value.__abstractmethods__))}()."
+        return did_you_mean(value, self.names)
+
+
+@dataclass(frozen=True)
+class Options(Accepts):
+    """A dict of options by name, each with what it accepts."""
+
+    options: Mapping[str, Accepts]
+
+    def validate(self, name: str, value: Any) -> None:
+        super().validate(name, value)
+        for option, given in value.items():
+            if option not in self.options:
+                hint = did_you_mean(option, self.options) or f" It has {', '.join(self.options)}."
+                raise ValueError(f"{name}[{option!r}] is unknown.{hint}")
+            self.options[option].validate(f"{name}[{option!r}]", given)
+
+
+def options(**accepted: Accepts) -> Options:
+    """A dict of these options."""
+    return Options("a dict", lambda value: isinstance(value, dict), accepted)
 
 
 def one_of(*names: str) -> OneOf:
@@ -152,12 +185,16 @@ def entry_of(table: Mapping[str, type], base: type, *more: Any) -> OneOf:
 
 
 FLAG = Accepts("True or False", lambda value: isinstance(value, bool))
-DICT = Accepts("a dict", lambda value: isinstance(value, dict))
+DICT = Accepts("a dict with names as keys", lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value))
 ABOVE_0 = number("a number above 0", lambda value: value > 0)
 AT_LEAST_0 = number("a number of at least 0", lambda value: value >= 0)
 PROBABILITY = number("a probability in [0, 1]", lambda value: 0 <= value <= 1)
 FRACTION = number("a number in [0, 1]", lambda value: 0 <= value <= 1)
 COUNT = whole("a whole number above 0", 1)
+COUNT_OR_0 = whole("a whole number of at least 0", 0)
+SIZE = whole("a whole number from 1 to 8,192", 1, 8192)  # of a layer; more takes all memory at once
+COEFFICIENT = between(0, 1_000_000)  # with more, float32 overflows
+RATE = number("a number above 0 and at most 1", lambda value: 0 < value <= 1)
 
 
 def _is_schedule(value: Any) -> bool:
@@ -167,24 +204,32 @@ def _is_schedule(value: Any) -> bool:
     if not all(isinstance(point, (list, tuple)) and len(point) == 2 and all(map(_is_number, point)) for point in value):
         return False
     steps, rates = zip(*value, strict=True)
-    return steps[0] == 0 and all(a < b for a, b in pairwise(steps)) and all(math.isfinite(rate) and rate >= 0 for rate in rates)
+    return steps[0] == 0 and all(a < b for a, b in pairwise(steps)) and all(0 <= rate <= 1 for rate in rates)
 
 
 LEARNING_RATE = Accepts(
-    "a number above 0, or a schedule [[0, rate], [env steps, rate], ...]",
-    lambda value: ABOVE_0.check(value) or _is_schedule(value),
+    "a number above 0 and at most 1, or a schedule [[0, rate], [env steps, rate], ...]",
+    lambda value: RATE.check(value) or _is_schedule(value),
 )
 
 
+# What torch offers beside numbers and is of use: the others want a GPU, or turn learning round.
+_OPTIMIZER_FLAGS = ("amsgrad", "centered", "decoupled_weight_decay", "foreach")
+
+
 def _is_optimizer(value: Any) -> bool:
-    kind = value.get("type") if isinstance(value, dict) else value
+    kind, arguments = (value.get("type"), value) if isinstance(value, dict) else (value, {})
     if not isinstance(kind, str) or kind not in OPTIMIZERS:
         return False
+    for name, argument in arguments.items():
+        numbers = argument if isinstance(argument, (tuple, list)) else [argument]
+        if name != "type" and not (FLAG.check(argument) if name in _OPTIMIZER_FLAGS else all(map(FRACTION.check, numbers))):
+            return False
     try:
         make_optimizer(value, [torch.nn.Parameter(torch.zeros(1))], 1e-3)
     except (TypeError, ValueError):
         return False
-    return True
+    return arguments.get("alpha", 0.0) < 1
 
 
 OPTIMIZER = Accepts(
@@ -193,11 +238,29 @@ OPTIMIZER = Accepts(
 )
 
 
-def did_you_mean(value: Any, names: tuple[str, ...] | list[str], cutoff: float = 0.6) -> str:
-    """A hint at the nearest name, with a space before it; empty where none is near."""
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=cutoff)
-    return f" Did you mean {near[0]!r}?" if near else ""
+def did_you_mean(value: Any, names: Collection[str], cutoff: float = 0.6) -> str:
+    """A hint at the nearest name, whatever its case, with a space before it; empty where none is near."""
+    by_lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(value.lower(), by_lower, n=1, cutoff=cutoff) if isinstance(value, str) else []
+    return f" Did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def shown(value: Any, most: int = 100) -> str:
+    """A value, or what an error says, in a message: at most a line of it."""
+    text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def same(value: Any, other: Any) -> bool:
+    """Whether two values of a config are the same, whatever they are."""
+    try:
+        return value is other or (type(value) is type(other) and bool(value == other))
+    except (TypeError, ValueError):
+        return False
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    """A real number, finite, and if it is whole of no more than 64 bits."""
+    if isinstance(value, (int, np.integer)):
+        return not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
+    return isinstance(value, (float, np.floating)) and math.isfinite(value)

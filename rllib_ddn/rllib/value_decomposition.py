@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -28,7 +29,9 @@ from ray.rllib.utils.metrics import (
     SYNCH_WORKER_WEIGHTS_TIMER,
 )
 from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
+from ray.tune import PlacementGroupFactory
 
+from rllib_ddn.envs.vector import warn_once
 from rllib_ddn.learning.episodes import EpisodeReplay
 from rllib_ddn.learning.update import DivergenceError
 from rllib_ddn.rllib.config import ValueDecompositionConfig
@@ -63,14 +66,29 @@ class ValueDecomposition(Algorithm):
     def get_default_policy_class(cls, config: AlgorithmConfig) -> type[ValueDecompositionPolicy]:
         return ValueDecompositionPolicy
 
+    @classmethod
+    @override(Algorithm)
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """What a trial of Tune needs. Where the cluster lacks GPUs, the trial waits; a warning says which keys it waits for."""
+        request = super().default_resource_request(config)
+        wanted = request.required_resources.get("GPU", 0)
+        there = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else wanted
+        if wanted > there:
+            warn_once(
+                f"num_gpus and num_gpus_per_env_runner ask for {wanted:g} GPUs, the cluster has {there:g}: the trial waits until a "
+                "node with them joins. Leave these keys 0 to learn and play on CPU cores."
+            )
+        return request
+
     @override(Algorithm)
     def setup(self, config: ValueDecompositionConfig) -> None:
         _keep_freed_memory()
         if isinstance(config, ValueDecompositionConfig):
             config.check_env()
-        super().setup(config)
+        with self.config.naming_own_parts():
+            super().setup(config)
+            self._statistics = self.get_policy().statistics_names()
         torch.set_num_threads(self.get_policy().learner_threads)
-        self._statistics = self.get_policy().statistics_names()
         # With a seed, RLlib makes torch deterministic, and torch then fills all memory that it reserves.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         seed = self.config.seed

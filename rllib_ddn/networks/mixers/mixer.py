@@ -78,9 +78,9 @@ class TeamValues:
 class Mixer(nn.Module, ABC):
     """Makes Q_tot of the agents' Q values (paper, Equations 1 and 2).
 
-    A mixer is built as ``Mixer(sizes, **mixer_config)``; the arguments behind ``sizes`` are its
-    options. Most mixers are a :meth:`forward` alone. The learner keeps a target copy of it, and
-    trains its parameters with the agent network's.
+    A mixer is built as ``Mixer(sizes, **mixer_config)``; the arguments behind ``sizes`` are its options: one that is
+    annotated as ``int`` is a size, from 1 to 8,192, and is checked before the mixer is built. Most mixers are a
+    :meth:`forward` alone. The learner keeps a target copy of it, and trains its parameters with the agent network's.
 
     Attributes:
         hosts_ddn: whether it can be DDN's host.

@@ -38,6 +38,8 @@ class QattenMixer(Mixer):
         attention_coeff: float = 0.001,
     ):
         super().__init__(sizes)
+        if attention_coeff < 0:
+            raise ValueError(f"mixer_config['attention_coeff'] is a weight of at least 0; got {attention_coeff!r}.")
         self.heads, self.embed_dim, self.attention_coeff = num_heads, embed_dim, attention_coeff
         self.query = mlp(sizes.state_dim, num_heads * hypernet_dim)
         # A query layer of each head's own, on its own part of the hidden layer.

@@ -30,6 +30,10 @@ class QTRANMixer(Mixer):
 
     def __init__(self, sizes: TeamSizes, embed_dim: int = 64, opt_coeff: float = 1.0, nopt_coeff: float = 0.1):
         super().__init__(sizes)
+        if min(opt_coeff, nopt_coeff) < 0:
+            raise ValueError(
+                f"mixer_config: opt_coeff and nopt_coeff are weights of at least 0; got {opt_coeff!r} and {nopt_coeff!r}."
+            )
         self.num_actions, self.opt_coeff, self.nopt_coeff = sizes.num_actions, opt_coeff, nopt_coeff
         encoding = sizes.hidden_dim + sizes.num_actions
         self.encoder = mlp(encoding, encoding, encoding)

@@ -1,0 +1,227 @@
+"""Single settings: RLlib's keys that mean something here and those that do not, and what users of PyMARL type."""
+
+import math
+import re
+
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+from rllib_ddn import DDN, DDNConfig, QMIXConfig, VDNConfig
+from rllib_ddn.rllib.keys import declared
+from rllib_ddn.rllib.rllib_keys import ACCEPTED, HINTS
+from rllib_ddn.team import TeamEnvError, TeamSpec
+from support.configs import plain_config, small_config
+
+
+def refusal(settings, config_class=DDNConfig):
+    """The line in which a config dict is refused."""
+    with pytest.raises(ValueError) as error:  # noqa: PT011  (the caller looks at its message)
+        config_class().update_from_dict({**plain_config(), **settings}).validate()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_envs_per_env_runner": 0},
+        {"num_envs_per_env_runner": -1},
+        {"min_sample_timesteps_per_iteration": math.nan},
+        {"min_train_timesteps_per_iteration": math.nan},
+        {"min_time_s_per_iteration": math.inf},
+        {"q_loss_coeff": math.inf},
+        {"intrinsic_reward_coeff": math.inf},
+        {"block_loss_coeff": 1e300},
+        {"distillation_temperature": math.inf},
+        {"distillation_temperature": 1e-300},
+        {"lr": 1e10},
+        {"evaluation_interval": -1},
+        {"evaluation_interval": 1.5},
+        {"num_env_runners": -1},
+        {"evaluation_num_env_runners": -1},
+        {"num_cpus_for_main_process": -1},
+        {"num_cpus_per_env_runner": -1},
+        {"num_gpus": -1},
+        {"num_gpus_per_env_runner": -0.5},
+        {"explore": "no"},
+        {"agent_hidden_dim": 64.0},
+        {"fusion_embed_dim": 64.0},
+        {"train_batch_size": 4.0},
+        {"updates_per_episode": math.inf},
+        {"gamma": "0.99"},
+        {"train_batch_size": "32"},
+        {"grad_clip": "10"},
+        {"env_config": None},
+        {"exploration_config": None},
+        {"replay_buffer_config": None},
+        {"mixer_config": None},
+        {"intrinsic_reward_config": None},
+        {"model": None},
+        {"model": 3},
+        {"evaluation_config": 3},
+        {"seed": "abc"},
+        {"seed": -1},
+        {"seed": 2**40},
+        {"minibatch_size": 16},
+        {"observation_filter": "MeanStdFilter"},
+        {"log_level": "LOUD"},
+        {"callbacks": "nowhere.Callbacks"},
+        {"optimizer": {"type": "rmsprop", "alpha": 5}},
+        {"optimizer": {"type": "adam", "weight_decay": math.inf}},
+        {"optimizer": {"type": "adam", "maximize": True}},
+        {"policies_to_train": []},
+    ],
+    ids=str,
+)
+def test_nonsense_is_refused_by_name(settings):
+    (name,) = settings
+    assert refusal(settings).startswith(f"{name} ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"exploration_config": {"epsilon_timestep": 10}}, "exploration_config['epsilon_timestep'] is unknown. Did you mean"),
+        (
+            {"exploration_config": {"initial_epsilon": 1.5}},
+            "exploration_config['initial_epsilon'] is a probability in",
+        ),
+        ({"exploration_config": {"final_epsilon": -0.1}}, "exploration_config['final_epsilon'] is a probability"),
+        ({"exploration_config": {"epsilon_timesteps": 1.5}}, "exploration_config['epsilon_timesteps'] is a whole number"),
+        ({"replay_buffer_config": {"type": "ReplayBuffer"}}, "replay_buffer_config['type'] is unknown. It has capacity"),
+        ({"mixer_config": {"embed_dim": 32.0}}, "mixer_config['embed_dim'] is a whole number from 1 to 8,192; got 32.0"),
+        ({"mixer": "owqmix", "mixer_config": {"alpha": "big"}}, "mixer_config['alpha'] is a number from"),
+        ({"model": {"use_lstm": True}}, "model['use_lstm'] has no meaning here: the networks' sizes are agent_hidden_dim"),
+        ({"model": {"fcnet_hiddens": [64]}}, "model['fcnet_hiddens'] has no meaning here"),
+        ({"model": {"custom_model": "unheard_of"}}, "model['custom_model'] is the name of a registered model"),
+        ({"evaluation_config": {"explore": "no"}}, "evaluation_config: explore is True or False; got 'no'"),
+        ({"evaluation_config": {"explor": False}}, "evaluation_config: unknown config key 'explor'. Did you mean 'explore'?"),
+    ],
+    ids=str,
+)
+def test_nonsense_within_a_dict_is_refused_by_name(settings, name):
+    assert refusal(settings).startswith(name)
+
+
+@pytest.mark.parametrize("method", ["environment", "env_runners", "training"])
+def test_methods_refuse_what_is_no_dict(method):
+    key = {"environment": "env_config", "env_runners": "exploration_config", "training": "model"}[method]
+    with pytest.raises(ValueError, match=f"{key} is a dict; got None"):
+        getattr(DDNConfig(), method)(**{key: None})
+
+
+def test_every_key_of_rllib_is_declared_or_accepted_or_refused_when_it_is_changed():
+    rllibs = [name for name in vars(AlgorithmConfig()) if not name.startswith("_")]
+    without_meaning = [name for name in rllibs if name not in declared(DDNConfig) and name not in ACCEPTED]
+    for name in without_meaning:
+        config = small_config()
+        setattr(config, name, object())
+        if name in ("algo_class", "in_evaluation", "simple_optimizer", "stats_cls_lookup"):  # RLlib sets these
+            continue
+        with pytest.raises(ValueError, match=rf"^{name} has no meaning here: .*; got <object object") as error:
+            config.validate()
+        assert "\n" not in str(error.value)
+    expected = {"num_learners", "rollout_fragment_length", "clip_rewards", "num_epochs", "minibatch_size", "output", "input_"}
+    assert expected < set(without_meaning)
+    small_config().validate()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_learners": 2}, "num_learners has no meaning here: the learner is one process, with num_cpus_for_main_process"),
+        ({"rollout_fragment_length": 50}, "rollout_fragment_length has no meaning here: env runners play whole episodes"),
+        ({"clip_rewards": True}, "clip_rewards has no meaning here: rewards are learned from as the env gives them"),
+        ({"num_epochs": 3}, "num_epochs has no meaning here: an update takes train_batch_size episodes"),
+        (
+            {"train_batch_size_per_learner": 3},
+            "unknown config key 'train_batch_size_per_learner': an update takes",
+        ),
+        ({"grad_clip_by": "value"}, "grad_clip_by is 'global_norm', of each optimizer; got 'value'"),
+        ({"buffer_size": 5000}, "buffer_size has no meaning here: the replay's size is replay_buffer_config={"),
+        ({"prioritized_replay": True}, "prioritized_replay has no meaning here: the replay samples whole episodes uniformly"),
+    ],
+    ids=str,
+)
+def test_keys_of_rllib_without_a_meaning(settings, message):
+    assert refusal(settings).startswith(message)
+
+
+def test_train_batch_size_per_learner_as_an_argument():
+    with pytest.raises(ValueError, match="train_batch_size_per_learner has no meaning here: an update takes train_batch_size"):
+        small_config().training(train_batch_size_per_learner=32).validate()
+
+
+@pytest.mark.parametrize(
+    ("key", "new"),
+    [
+        ("target_update_interval", "target_update_interval_episodes"),
+        ("epsilon_start", "initial_epsilon"),
+        ("epsilon_finish", "final_epsilon"),
+        ("epsilon_anneal_time", "epsilon_timesteps"),
+        ("batch_size", "train_batch_size"),
+        ("batch_size_run", "num_envs_per_env_runner"),
+        ("t_max", "timesteps_total"),
+        ("agent", "state_fusion"),
+        ("rnn_hidden_dim", "agent_hidden_dim"),
+        ("mixing_embed_dim", "mixer_config"),
+        ("grad_norm_clip", "grad_clip"),
+        ("optim_alpha", "optimizer"),
+        ("env_args", "env_config"),
+        ("test_nepisode", "evaluation_duration"),
+        ("use_cuda", "num_gpus"),
+        ("n_step", "td_lambda"),
+    ],
+)
+def test_what_users_of_pymarl_type(key, new):
+    assert refusal({key: 1}).startswith(f"unknown config key {key!r}: ")
+    assert new in refusal({key: 1})
+    with pytest.raises(ValueError, match=f"unknown config key '{key}': .*{new}"):
+        DDNConfig().training(**{key: 1})
+
+
+def test_the_hints_name_keys_that_there_are():
+    for hint in HINTS.values():
+        for name in re.findall(r"\b(\w+_\w+)(?==|,| is| are| has| counts| looks| chooses)", hint):
+            assert name in vars(DDNConfig()) or name == "checkpoint_config", hint
+
+
+@pytest.mark.parametrize(("mixer", "near"), [("QMIX", "qmix"), ("Qatten", "qatten"), ("VDN", "vdn"), ("ow_qmix", "owqmix")])
+def test_mixers_are_found_whatever_their_case(mixer, near):
+    assert refusal({"mixer": mixer}).endswith(f"got {mixer!r}. Did you mean {near!r}?")
+
+
+def test_qtran_is_no_host():
+    line = refusal({"mixer": "qtran"})
+    assert line.startswith("mixer is a host that a follower can learn from, one of 'vdn', 'qmix', 'qatten', ")
+    assert line.endswith("'qtran' exists alone: QTRANConfig, or any host's config with this mixer, trains it.")
+    VDNConfig().update_from_dict({**plain_config(), "mixer": "qtran"}).validate()
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(
+        ValueError, match="num_gpus is 1, but the learner finds no GPUs: leave num_gpus 0, and it learns on"
+    ) as error:
+        DDN(config=plain_config(num_gpus=1))
+    assert "\n" not in str(error.value)
+
+
+def test_a_trial_that_waits_for_a_gpu_says_so(monkeypatch, caplog):
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    DDN.default_resource_request(plain_config())
+    assert "GPU" not in caplog.text
+    DDN.default_resource_request(plain_config(num_gpus=1))
+    assert "num_gpus and num_gpus_per_env_runner ask for 1 GPUs, the cluster has 0: the trial waits until" in caplog.text
+
+
+def test_messages_of_a_host_do_not_speak_of_ddn():
+    agent = {"obs": Box(-1, 1, (2,)), "state": Box(-1, 1, (2,))}
+    with pytest.raises(TeamEnvError, match=r"agent 0 is Box.*; actions must be Discrete\(n\) starting at 0") as error:
+        TeamSpec.from_spaces(Tuple([Dict(agent)]), Tuple([Box(-1, 1, (2,))]))
+    assert "DDN" not in str(error.value)
+    with pytest.raises(TeamEnvError, match="different lengths"):
+        TeamSpec.from_spaces(Tuple([Dict(agent), Dict({**agent, "obs": Box(0, 1, (3,))})]), Tuple([Discrete(2)] * 2))
+    assert "DDN" not in refusal({"num_learners": 2}, QMIXConfig)
