@@ -26,7 +26,17 @@ torch.set_num_threads(1)
 
 
 # Of two processes, none should begin a long module when the other has nothing left.
-LONG = ("test_cli", "test_games", "test_learning", "test_cluster", "test_reproduce", "test_checkpoints", "test_tune", "test_export")
+LONG = (
+    "test_cli",
+    "test_games",
+    "test_learning",
+    "test_cluster",
+    "test_reproduce",
+    "test_checkpoints",
+    "test_tune",
+    "test_export",
+    "test_wheel",
+)
 
 
 def pytest_collection_modifyitems(items):

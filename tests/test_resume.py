@@ -126,8 +126,6 @@ def test_time_left_by_hand():
     assert progress(result, {"timesteps_total": 1_000_000}) == "1,500 env steps/s, about 1:21:40 left"  # 980,000 at 200 a second
     both = {"timesteps_total": 1_000_000, "training_iteration": 16, "evaluation/leader/episode_return_mean": 5}
     assert progress(result, both) == "1,500 env steps/s, about 0:01:00 left"  # the iterations end first
-    assert progress({}, both) == "in its first iteration"
-    assert progress({"trial_id": "1", "hostname": "here"}, both) == "in its first iteration"  # what Tune knows at the start
 
 
 def test_a_cut_off_state_is_one_line(tmp_path):

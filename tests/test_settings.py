@@ -155,7 +155,7 @@ def check(overrides):
     if line is not None:
         assert "\n" not in line
         assert len(line) < 500, line
-        assert any(re.search(rf"\b{name.removesuffix('_str').removesuffix('_class')}\b", line) for name in overrides), line
+        assert any(re.search(rf"\b{name.removesuffix('_str').removesuffix('_class')}(_class)?\b", line) for name in overrides), line
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,14 @@ pysc2, pys2clientprotocol and websockets.
 import importlib.util
 import os
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from rllib_ddn.cli import app
 from rllib_ddn.envs import smac as module
 from rllib_ddn.envs.smac import PAPER_MAPS, SMACGames
 from rllib_ddn.envs.vector import BROKEN
@@ -125,15 +126,16 @@ def test_replays_are_written(game):
     assert replay.read_bytes().startswith(b"3s_vs_5z ")
 
 
-def test_the_check_script(game):
-    script = Path(__file__).parents[1] / "scripts" / "check_smac.py"
-    done = subprocess.run([sys.executable, script, "3s_vs_5z", "MMM2"], capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("as in the table") == 2
-    monkeyed = {**os.environ, "SC2PATH": str(game / "nowhere")}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200, env=monkeyed, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("check_smac: SC2PATH")
+def test_the_env_check(game):
+    maps = [["check-env", "smac", "--env-config", f'{{"map_name": "{name}"}}'] for name in ("3s_vs_5z", "MMM2")]
+    for name, arguments in zip(("3s_vs_5z: 3 agents, 11 actions", "MMM2: 10 agents, 18 actions"), maps, strict=True):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        assert name in done.stdout
+        assert "DIFFERENT" not in done.stdout
+    done = CliRunner(env={"SC2PATH": str(game / "nowhere")}).invoke(app, maps[0])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("rllib: SC2PATH")
 
 
 def test_ddn_trains_on_it(build):

@@ -1,4 +1,4 @@
-"""The ``rllib`` command: ``rllib train``, ``evaluate``, ``export``, ``plot`` and ``reproduce``.
+"""The ``rllib`` command: ``rllib train``, ``evaluate``, ``export``, ``plot``, ``reproduce``, ``example`` and ``check-env``.
 
 Ray's own command left after Ray 2.41; this one takes the same sub-commands and options, as far
 as they still mean something, and runs RLlib's own algorithms as well as this package's.
@@ -32,6 +32,10 @@ train_app = typer.Typer(
     invoke_without_command=True, help="Train: `rllib train file X.yaml`, or `rllib train --algo DDN --env predator_prey`."
 )
 app.add_typer(train_app, name="train")
+example_app = typer.Typer(no_args_is_help=True, help="The tuned examples that come with the package.")
+app.add_typer(example_app, name="example")
+# Typer has Click's errors under names that depend on its version.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
 
 
 class Network(StrEnum):
@@ -115,6 +119,7 @@ def evaluate(
     network: Annotated[Network, typer.Option(help="Who plays, for algorithms with a leader and a follower.")] = Network.both,
     render: Annotated[bool, typer.Option("--render", help="Draw the env in a window (render_mode human).")] = False,
     save_gif: Annotated[Path | None, typer.Option(help="Folder for an animation of each episode (render_mode rgb_array).")] = None,
+    save_mp4: Annotated[Path | None, typer.Option(help="Folder for a film of each episode; needs rllib-ddn[video].")] = None,
     save_replay: Annotated[Path | None, typer.Option(help="Folder for StarCraft's own replays (env smac).")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the results, as JSON.")] = None,
     v: Info = False,
@@ -126,13 +131,67 @@ def evaluate(
     with one_line_errors():
         from rllib_ddn.cli.playing import play
 
-        results = play(checkpoint, algo, env, changes, episodes, network.value, render, save_gif, save_replay)
+        results = play(checkpoint, algo, env, changes, episodes, network.value, render, save_gif, save_mp4, save_replay)
     text = json.dumps(results, indent=2)
     typer.echo(text)
     if out:
         with one_line_errors():
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(text + "\n")
+
+
+@example_app.command("list")
+def example_list(words: Annotated[str, typer.Argument(help="Show those whose name or summary holds this.")] = "") -> None:
+    """Lists the examples."""
+    from rllib_ddn.cli.examples import names, summary
+
+    shown = [(name, summary(name)) for name in names()]
+    for name, text in shown:
+        if words.lower() in f"{name} {text}".lower():
+            typer.echo(f"{name:{max(len(name) for name, _ in shown)}}  {text}")
+
+
+@example_app.command("get")
+def example_get(name: Annotated[str, typer.Argument(help="As `rllib example list` shows it.")]) -> None:
+    """Prints an example's file: to change it, put it into a file of yours, and train that."""
+    from rllib_ddn.cli.examples import file_of
+
+    typer.echo(file_of(name).read_text(), nl=False)
+
+
+@example_app.command("run")
+@takes_train_options
+def example_run(
+    name: Annotated[str, typer.Argument(help="As `rllib example list` shows it.")],
+    *,
+    options: TrainOptions,
+) -> None:
+    """Trains an example, as `rllib train file` does. Options given here win over it."""
+    set_up(options.v, options.vv)
+    from rllib_ddn.cli.examples import file_of
+    from rllib_ddn.cli.experiments import load
+
+    _train(load(file_of(name)), options)
+
+
+@app.command("check-env")
+def check_env(
+    env: Annotated[str, typer.Argument(help="Registered env, such as pettingzoo.")],
+    env_config: Annotated[str, typer.Option(help="The env's config, as JSON.")] = "{}",
+    v: Info = False,
+    vv: Debug = False,
+) -> None:
+    """Checks whether an env can be trained on: shows the team's sizes and plays an episode with random actions.
+
+    `rllib check-env smac` also shows the versions of what SMAC needs, and plays on each of the paper's maps.
+    """
+    set_up(v, vv)
+    arguments = parse_object("--env-config", env_config, '{"env": "my_env:make"}')
+    with one_line_errors():
+        from rllib_ddn.cli.checking import check_env
+
+        good = check_env(env, arguments)
+    raise typer.Exit(0 if good else 1)
 
 
 @app.command()
@@ -223,4 +282,12 @@ def main() -> None:
     """The console script's entry. The current directory is importable, for envs of one's own; Ray's workers
     look there by themselves."""
     sys.path.insert(0, os.getcwd())
-    app()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except USAGE_ERROR as error:
+        message = error.format_message()  # type: ignore[attr-defined]
+        # A command that needs a word more and got none shows its help.
+        typer.echo(message if "\n" in message else f"rllib: {message}", err=True)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(1)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import yaml
+from pyarrow.fs import FileSystem
 from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.registry import ALGORITHMS
@@ -25,7 +24,7 @@ from ray.tune.search.variant_generator import generate_variants
 
 import rllib_ddn
 from rllib_ddn.cli.interruption import DiskWatch
-from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
+from rllib_ddn.cli.options import TrainOptions, fail, nearest, one_line_errors, parse_object
 
 SAMPLERS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randn", "randint", "qrandint", "lograndint")
 OLD_CHECKPOINT_KEYS = {
@@ -77,7 +76,7 @@ def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> t
     schedulers = []
     for name, spec in experiments.items():
         for key in spec.keys() - KEYS:
-            fail(f"the experiment {name!r} has an unknown key {key!r}{_nearest(key, KEYS)}")
+            fail(f"the experiment {name!r} has an unknown key {key!r}{nearest(key, KEYS)}")
         spec["config"] = spec.get("config") or {}
         if "env" in spec:
             spec["config"]["env"] = spec.pop("env")
@@ -96,6 +95,8 @@ def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> t
         for option in ("num_samples", "restore", "storage_path"):
             if getattr(options, option) is not None:
                 spec[option] = getattr(options, option)
+        if spec.get("num_samples") == 0:
+            fail("--num-samples is at least 1, or -1 for no end; got 0")
         spec.setdefault("storage_path", DEFAULT_STORAGE_PATH)
         if "://" not in spec["storage_path"]:
             spec["storage_path"] = str(Path(spec["storage_path"]).expanduser().absolute())
@@ -186,7 +187,7 @@ def check(name: str, spec: dict[str, Any]) -> None:
         raise ValueError(f"the experiment {name!r} names no algorithm: add `run: DDN`.")
     if spec["run"] not in ALGORITHMS and not _global_registry.contains(TRAINABLE_CLASS, spec["run"]):
         ours = [key for key, value in vars(rllib_ddn).items() if inspect.isclass(value) and issubclass(value, Algorithm)]
-        raise ValueError(f"there is no algorithm {spec['run']!r}{_nearest(spec['run'], [*ours, *ALGORITHMS])}")
+        raise ValueError(f"there is no algorithm {spec['run']!r}{nearest(spec['run'], [*ours, *ALGORITHMS], ours)}")
     algo = get_trainable_cls(spec["run"])
     if not issubclass(algo, Algorithm):
         return
@@ -194,7 +195,7 @@ def check(name: str, spec: dict[str, Any]) -> None:
         raise ValueError(f"the experiment {name!r} names no env: add `env: predator_prey`, or --env.")
     checked_envs = []
     for _, variant in generate_variants(spec["config"]):
-        _check_env_name(variant["env"])
+        check_env_name(variant["env"])
         config = algo.get_default_config().update_from_dict(variant)
         config.validate()
         if is_ours(algo) and config.env_config not in checked_envs:
@@ -207,7 +208,7 @@ def is_ours(algo: type) -> bool:
     return issubclass(algo, rllib_ddn.ValueDecomposition)
 
 
-def _check_env_name(env: Any) -> None:
+def check_env_name(env: Any) -> None:
     """Looks a name up as RLlib does: registered, else MODULE.CLASS, else Gymnasium's.
 
     Raises:
@@ -225,18 +226,24 @@ def _check_env_name(env: Any) -> None:
     try:
         gymnasium.spec(env)
     except (gymnasium.error.Error, ImportError):
-        raise ValueError(f"there is no env {env!r}{_nearest(env, [*rllib_ddn.ENVS, *gymnasium.registry])}") from None
+        raise ValueError(f"there is no env {env!r}{nearest(env, [*rllib_ddn.ENVS, *gymnasium.registry], rllib_ddn.ENVS)}") from None
 
 
 def check_storage(name: str, spec: dict[str, Any]) -> None:
-    """Writes a file where results are to go.
+    """Writes a file where results are to go; in a cloud's storage, makes a folder.
 
     Raises:
         ValueError: one cannot, or the disk is full.
     """
-    if "://" in spec["storage_path"]:
+    where = spec["storage_path"]
+    if "://" in where:
+        try:
+            storage, path = FileSystem.from_uri(where)
+            storage.create_dir(f"{path}/{name}")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"results cannot be written to {where} ({error}): name another --storage-path.") from None
         return
-    folder = Path(spec["storage_path"]) / name
+    folder = Path(where) / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -246,11 +253,3 @@ def check_storage(name: str, spec: dict[str, Any]) -> None:
         raise ValueError(f"results cannot be written to {folder} ({error.strerror}): name another --storage-path.") from None
     if free < DiskWatch.RESERVE:
         raise ValueError(f"only {free / 1e6:.0f} MB are left on the disk of {folder}: free some, or name another --storage-path.")
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    """The rest of a sentence on an unknown name."""
-    names = sorted(names)
-    by_case = {other.lower(): other for other in names}
-    near = [by_case[other] for other in difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.5)]
-    return f"; did you mean {', '.join(map(repr, near))}?" if near else f"; there are {', '.join(names[:20])}."

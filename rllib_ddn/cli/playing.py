@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.checkpoints import get_checkpoint_info
 
-from rllib_ddn.cli.experiments import is_ours
+from rllib_ddn.cli.experiments import check_env_name, is_ours
 from rllib_ddn.cli.resume import check_checkpoint
 from rllib_ddn.rllib.evaluation import evaluate_checkpoint
 
@@ -23,6 +25,7 @@ def play(
     network: str,
     render: bool,
     save_gif: Path | None,
+    save_mp4: Path | None,
     save_replay: Path | None,
 ) -> dict[str, Any]:
     """Plays greedy episodes from a checkpoint; the arguments are the command's options.
@@ -32,7 +35,9 @@ def play(
     """
     checkpoint = checkpoint.expanduser().absolute()
     check_checkpoint(checkpoint)
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    if save_mp4 and not importlib.util.find_spec("av"):
+        raise ValueError("--save-mp4 needs PyAV: pip install 'rllib-ddn[video]'")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         info = get_checkpoint_info(str(checkpoint))
         if float(str(info["checkpoint_version"])) >= 2.0:  # RLlib's new API stack
@@ -46,6 +51,7 @@ def play(
         if algo_name and algo_name != algo_class.__name__:
             raise ValueError(f"--algo is {algo_name}, but the checkpoint is of {algo_class.__name__}.")
         if env:
+            check_env_name(env)
             config.environment(env)
         config.update_from_dict({"num_env_runners": 0, "evaluation_num_env_runners": 0, "evaluation_interval": 1, **changes})
         config.evaluation(evaluation_duration=episodes, evaluation_duration_unit="episodes")
@@ -57,9 +63,9 @@ def play(
             networks = config.networks if network == "both" else (network,)
             if not set(networks) <= set(config.networks):
                 raise ValueError(f"--network {network}: {algo_class.__name__} has no such network, leave it out.")
-            return evaluate_checkpoint(config, checkpoint, networks, episodes, render, save_gif)
-        if render or save_gif:
-            raise ValueError(f"--render and --save-gif draw the algorithms of this package, not {algo_class.__name__}.")
+            return evaluate_checkpoint(config, checkpoint, networks, episodes, render, save_gif, save_mp4)
+        if render or save_gif or save_mp4:
+            raise ValueError(f"--render, --save-gif and --save-mp4 draw the algorithms of this package, not {algo_class.__name__}.")
         algo = config.build_algo()
         algo.restore_from_path(str(checkpoint)) if config.enable_rl_module_and_learner else algo.restore(str(checkpoint))
         played = algo.evaluate()["env_runners"]

@@ -202,6 +202,8 @@ def reproduce(
     found = [t for t in trials(name, env, env_config, seeds, steps, config) if not rows or t.row in rows]
     status = 0 if no_run else run(found, storage, name, cpus)
 
+    if status and not any(trial.folders(storage) for trial in found):
+        return status  # the training has told why
     every = load(found, storage)
     steps = max(trial.steps for trial in found)
     every = every[every["env steps"] <= 1.1 * steps]

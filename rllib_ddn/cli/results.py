@@ -15,6 +15,8 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import CSVLoggerCallback
 from ray.tune.result import SHOULD_CHECKPOINT
 
+from rllib_ddn.rllib.progress import first_iteration
+
 
 class CheckpointInTime(Callback):
     """Checkpoints a trial at the first result that is ``SECONDS`` after its last checkpoint."""
@@ -107,21 +109,26 @@ class Reporter(CLIReporter):
         lines = [line for line in table.splitlines() if line and not line.startswith("Result logdir")]
         running = [trial for trial in trials if trial.status == Trial.RUNNING]
         if not done:
-            lines += [f"{trial}: {progress(trial.last_result or {}, trial.stopping_criterion)}" for trial in running[:20]]
+            lines += [f"{trial}: {self._progress(trial)}" for trial in running[:20]]
             if not running:
                 lines.append("Starting Ray's workers; the first results come after an iteration.")
         typer.echo("\n".join(lines) + "\n")
+
+    @staticmethod
+    def _progress(trial: Trial) -> str:
+        result = trial.last_result or {}  # before the first, what Tune knows of the trial
+        if "training_iteration" in result:
+            return progress(result, trial.stopping_criterion)
+        return first_iteration(Path(trial.storage.trial_fs_path).name)
 
 
 def progress(result: Mapping[str, Any], stop: Mapping[str, float]) -> str:
     """Env steps per second of the last iteration, and the time left until a trial stops.
 
     Args:
-        result: the trial's last result; before the first, what Tune knows of the trial.
+        result: the trial's last result.
         stop: at which values of which keys it stops; those that grow evenly tell the time.
     """
-    if "training_iteration" not in result:
-        return "in its first iteration"
     told = []
     if result.get("num_env_steps_sampled_this_iter") and result["time_this_iter_s"] > 0:
         told.append(f"{result['num_env_steps_sampled_this_iter'] / result['time_this_iter_s']:,.0f} env steps/s")

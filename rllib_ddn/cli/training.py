@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from ray.cluster_utils import Cluster
 from ray.tune import TuneError, run_experiments
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback, TBXLoggerCallback
+from ray.tune.registry import get_trainable_cls
 from ray.tune.schedulers import create_scheduler
 
-from rllib_ddn.cli.experiments import check, check_storage, checkpoint_by_default, complete
+from rllib_ddn.cli.experiments import check, check_storage, checkpoint_by_default, complete, is_ours
 from rllib_ddn.cli.interruption import DiskWatch, Interruption
 from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors
 from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, KeepResults, Reporter
@@ -49,10 +52,10 @@ def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interrup
         interruption.let_pause(scheduler)
         by_the_clock = checkpoint_by_default(experiments)
         resumed = prepare(experiments) if options.resume else None
-    with one_line_errors(1):
         typer.echo(f"Starting Ray for {', '.join(experiments)}; results go to {next(iter(experiments.values()))['storage_path']}.")
         _start_ray(options)
         interruption.listen()
+    with one_line_errors(1):
         try:
             trials = run_experiments(
                 experiments,
@@ -90,6 +93,8 @@ def _tell(trial: Trial) -> None:
     typer.echo(f"{trial}: {status}, results in {trial.path}")
     if trial.checkpoint:
         typer.echo(f"  rllib evaluate {trial.checkpoint.path}")
+        if is_ours(get_trainable_cls(trial.trainable_name)):
+            typer.echo(f"  rllib export {trial.checkpoint.path} --out policy")
 
 
 def _reason(trial: Trial) -> str:
@@ -99,17 +104,35 @@ def _reason(trial: Trial) -> str:
 
 
 def _start_ray(options: TrainOptions) -> None:
+    level = logging.INFO if options.v or options.vv else logging.ERROR
     if options.ray_num_nodes:
         cluster = Cluster()
         for _ in range(options.ray_num_nodes):
             cluster.add_node(num_cpus=options.ray_num_cpus or 1, num_gpus=options.ray_num_gpus or 0)
-        ray.init(address=cluster.address, log_to_driver=options.vv)
+        ray.init(address=cluster.address, log_to_driver=options.vv, logging_level=level)
     else:
         # Not None, which would join whatever cluster happens to run on this machine.
+        address = options.ray_address or os.environ.get("RAY_ADDRESS", "local")
+        _check_address(address)
         ray.init(
-            address=options.ray_address or os.environ.get("RAY_ADDRESS", "local"),
+            address=address,
             num_cpus=options.ray_num_cpus,
             num_gpus=options.ray_num_gpus,
             include_dashboard=False,
             log_to_driver=options.vv,
+            logging_level=level,
         )
+
+
+def _check_address(address: str) -> None:
+    """Ray itself waits for minutes where nobody answers.
+
+    Raises:
+        ValueError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise ValueError(f"no Ray cluster answers at {address} ({error}); without --ray-address one is started.") from None

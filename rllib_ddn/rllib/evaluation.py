@@ -82,7 +82,13 @@ def compare(played: Mapping[str, list[RolloutMetrics] | None]) -> dict[str, Any]
 
 
 def evaluate_checkpoint(
-    config: Any, checkpoint: Path, networks: Sequence[str], episodes: int, render: bool = False, save_gif: Path | None = None
+    config: Any,
+    checkpoint: Path,
+    networks: Sequence[str],
+    episodes: int,
+    render: bool = False,
+    save_gif: Path | None = None,
+    save_mp4: Path | None = None,
 ) -> dict[str, Any]:
     """Plays greedy episodes from a checkpoint, and draws them if asked to.
 
@@ -92,7 +98,7 @@ def evaluate_checkpoint(
         networks: who plays, of the config's ``networks``.
         episodes: number of episodes of each network.
         render: show them in a window (the env's render_mode "human").
-        save_gif: folder for an animation of each episode (render_mode "rgb_array").
+        save_gif, save_mp4: folders for an animation or a film of each episode (render_mode "rgb_array").
 
     Returns:
         See :func:`compare`.
@@ -100,9 +106,9 @@ def evaluate_checkpoint(
     Raises:
         ValueError: the checkpoint does not fit the config, or the env cannot be drawn.
     """
-    if render and save_gif:
-        raise ValueError("choose one of --render and --save-gif.")
-    drawn = render or save_gif is not None
+    if render and (save_gif or save_mp4):
+        raise ValueError("choose one of --render and --save-gif or --save-mp4.")
+    drawn = render or save_gif is not None or save_mp4 is not None
     if drawn:
         config.environment(env_config={**config.env_config, "render_mode": "human" if render else "rgb_array"})
     config.evaluation(evaluation_config={"explore": False, "num_envs_per_env_runner": 1 if drawn else min(episodes, 32)})
@@ -119,8 +125,12 @@ def evaluate_checkpoint(
             for k, seed in enumerate(seeds):
                 frames: list[np.ndarray] = []
                 played[name] += _play_drawn(algo.eval_env_runner, name, seed, frames)
+                if not frames and not render:
+                    raise ValueError("the env's render() gave no images: --save-gif and --save-mp4 need render_mode 'rgb_array'.")
                 if save_gif is not None:
                     _write_gif(save_gif / f"{name}_{k:02d}.gif", frames)
+                if save_mp4 is not None:
+                    _write_mp4(save_mp4 / f"{name}_{k:02d}.mp4", frames)
         return compare(played)
     finally:
         algo.stop()
@@ -140,8 +150,19 @@ def _play_drawn(runner: Any, network: str, seed: list[int], frames: list[np.ndar
 def _write_gif(path: Path, frames: list[np.ndarray], frames_per_second: int = 8) -> None:
     from PIL import Image
 
-    if not frames:
-        raise ValueError("the env's render() gave no images: --save-gif needs an env with render_mode 'rgb_array'.")
     path.parent.mkdir(parents=True, exist_ok=True)
     first, *rest = [Image.fromarray(frame) for frame in frames]
     first.save(path, save_all=True, append_images=rest, duration=1000 // frames_per_second, loop=0)
+
+
+def _write_mp4(path: Path, frames: list[np.ndarray], frames_per_second: int = 8) -> None:
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = (size - size % 2 for size in frames[0].shape[:2])  # the codec takes even sizes only
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=frames_per_second)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), "rgb24")))
+        file.mux(stream.encode())

@@ -38,6 +38,7 @@ from rllib_ddn.rllib.config import ValueDecompositionConfig
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.evaluation import compare, evaluate_network
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
+from rllib_ddn.rllib.progress import tell_progress
 from rllib_ddn.team import TeamEnvError
 
 NUM_EPISODES_SAMPLED = "num_episodes_sampled"
@@ -123,6 +124,7 @@ class ValueDecomposition(Algorithm):
                 self._counters[NUM_ENV_STEPS_SAMPLED] += int(batch["length"].sum())
                 self._counters[NUM_AGENT_STEPS_SAMPLED] += int(batch["length"].sum())
         after = self._counters[NUM_EPISODES_SAMPLED]
+        tell_progress(self)
 
         updates: list[dict[str, Any]] = []
         self.get_policy().on_global_var_update({"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]})

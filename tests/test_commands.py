@@ -1,0 +1,145 @@
+"""What the ``rllib`` command does besides training: examples, the env check, films; and what it says while it trains."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+from mpe2 import simple_spread_v3
+from ray import tune
+from typer.testing import CliRunner
+
+from rllib_ddn.cli import app, examples, main
+from rllib_ddn.cli.examples import FOLDER
+from rllib_ddn.rllib.evaluation import _write_mp4
+from rllib_ddn.rllib.progress import first_iteration, tell_progress
+from support.configs import SMALL_GAME, plain_config
+
+
+def rllib(*arguments, code=0):
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == code, done.output
+    return done.stdout if code == 0 else done.stderr
+
+
+def test_examples_are_listed_and_shown():
+    listed = [line.split()[0] for line in rllib("example", "list").splitlines()]
+    assert set(listed) == {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("**/*.yaml")}
+    some = rllib("example", "list", "3S5Z_ddn").splitlines()
+    assert [line.split()[0] for line in some] == ["smac/3s5z_ddn", "smax/3s5z_ddn"]
+    assert rllib("example", "get", "smax/3s5z_ddn") == (FOLDER / "smax" / "3s5z_ddn.yaml").read_text()
+    assert "did you mean 'smax/3s5z_ddn'" in rllib("example", "get", "smax/3s5zddn", code=2)
+
+
+def test_an_example_is_summed_up_by_its_first_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(examples, "FOLDER", tmp_path)
+    (tmp_path / "b.yaml").write_text("# QMIX on a game of\n# its own. Slow.\nb: {run: QMIX}  # no word of this\n")
+    (tmp_path / "a.yaml").write_text("a: {run: QMIX}\n")
+    assert rllib("example", "list") == "a  \nb  QMIX on a game of its own\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train", "--algo", "DDN", "--nope", "3"], "rllib: No such option: --nope"),
+        (["evaluate", "--episodes", "0", "x"], "rllib: Invalid value for '--episodes'"),
+        (["evalute", "x"], "rllib: No such command 'evalute'"),
+        (["plot"], "rllib: Missing argument"),
+        (["plot", "nowhere", "--by", "years"], "rllib: Invalid value for '--by'"),
+        (["reproduce", "table9"], "rllib: there is no table 'table9'; there are table1"),
+        (["train", "--algo", "DDN", "--env", "predator_prey", "--num-samples", "0"], "rllib: --num-samples is at least 1"),
+        (
+            ["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", "nope://x"],
+            "rllib: results cannot be written to nope",
+        ),
+        (["check-env", "nowhere"], "rllib: there is no env 'nowhere'; there are predator_prey, pettingzoo, smac, smax."),
+    ],
+)
+def test_every_error_is_one_line_and_exit_2(arguments, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rllib", *arguments])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(told)
+
+
+def test_a_command_without_its_words_shows_its_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rllib", "example"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr()
+    assert "list" in told.out + told.err
+    assert "Prints an example's file" in told.out + told.err
+
+
+def test_an_address_where_no_cluster_answers(tmp_path):
+    options = ["--storage-path", tmp_path, "--ray-address", "127.0.0.1:1"]
+    told = rllib("train", "--algo", "DDN", "--env", "predator_prey", *options, code=2)
+    assert told.startswith("rllib: no Ray cluster answers at 127.0.0.1:1 ")
+
+
+class Broken:
+    """A game that gives NaN in its third observation."""
+
+    def __new__(cls):
+        game = simple_spread_v3.parallel_env(N=2, max_cycles=9)
+        step, count = game.step, [0]
+
+        def broken(actions):
+            count[0] += 1
+            observations, *rest = step(actions)
+            if count[0] == 2:
+                observations["agent_1"][:] = np.nan
+            return observations, *rest
+
+        game.step = broken
+        return game
+
+
+def test_an_env_is_checked_by_playing():
+    told = rllib("check-env", "predator_prey", "--env-config", json.dumps(SMALL_GAME))
+    assert told.startswith("predator_prey: 3 agents, 6 actions, observations of 18 and a state of 32 numbers, at most 12 steps; ")
+    game = {"env": "mpe2.simple_spread_v3:parallel_env", "N": 2, "max_cycles": 7}
+    told = rllib("check-env", "pettingzoo", "--env-config", json.dumps(game))
+    assert "2 agents, 5 actions" in told
+    assert "a random episode took 7 steps" in told
+    told = rllib("check-env", "pettingzoo", "--env-config", json.dumps({"env": f"{__name__}:Broken"}), code=2)
+    assert "NaN" in told
+    assert "agent 1" in told
+
+
+def test_a_film_has_all_frames(tmp_path):
+    frames = [np.full((33, 40, 3), shade, np.uint8) for shade in (0, 120, 240)]
+    _write_mp4(tmp_path / "a" / "film.mp4", frames)
+    with av.open(str(tmp_path / "a" / "film.mp4")) as file:
+        seen = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    assert [frame.shape for frame in seen] == [(32, 40, 3)] * 3
+    np.testing.assert_allclose([frame.mean() for frame in seen], [0, 120, 240], atol=3)
+
+
+def told(iteration=0, **counters):
+    config = SimpleNamespace(train_batch_size=32, min_sample_timesteps_per_iteration=10_000)
+    tell_progress(SimpleNamespace(iteration=iteration, logdir="/anywhere/a_trial", _counters=counters, config=config))
+    return first_iteration("a_trial")
+
+
+def test_what_is_played_before_the_first_result():
+    assert first_iteration("unknown") == "in its first iteration"
+    counted = told(num_episodes_sampled=24, num_env_steps_sampled=4_800)
+    assert counted == "24 episodes played of the 32 that a batch needs; then it learns"
+    counted = told(num_episodes_sampled=40, num_env_steps_sampled=8_000)
+    assert counted == "learning in its first iteration: 8,000 of 10,000 env steps played"
+    assert told(iteration=1, num_episodes_sampled=99, num_env_steps_sampled=9) == counted  # has a result to show by then
+
+
+def test_a_trial_tells_the_command_what_it_plays(tmp_path):
+    config = plain_config(train_batch_size=9)
+    analysis = tune.run("DDN", config=config, stop={"training_iteration": 1}, storage_path=str(tmp_path), verbose=0)
+    (trial,) = analysis.trials
+    assert first_iteration(Path(trial.path).name) == "2 episodes played of the 9 that a batch needs; then it learns"

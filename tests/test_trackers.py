@@ -1,0 +1,42 @@
+"""Experiment trackers through Ray's own callbacks."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ray import tune
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+from ray.tune.logger import TBXLoggerCallback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from support.configs import plain_config
+
+mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install mlflow-skinny")
+
+
+def test_mlflow_in_a_local_folder_and_tensorboard_have_the_curves(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # without it, MLflow 3.17 wants a database
+    where = (tmp_path / "mlruns").as_uri()
+    analysis = tune.run(
+        "DDN",
+        config=plain_config(mixer="vdn"),
+        stop={"training_iteration": 2},
+        storage_path=str(tmp_path / "results"),
+        callbacks=[MLflowLoggerCallback(tracking_uri=where, experiment_name="teams"), TBXLoggerCallback()],
+        verbose=0,
+    )
+    (trial,) = analysis.trials
+    client = mlflow.MlflowClient(tracking_uri=where)
+    experiment = client.get_experiment_by_name("teams")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["mixer"] == "vdn"
+    key = "evaluation/follower/episode_return_mean"
+    curve = client.get_metric_history(run.info.run_id, key)
+    results = [json.loads(line) for line in Path(trial.path, "result.json").read_text().splitlines()]
+    values = [result["evaluation"]["follower"]["episode_return_mean"] for result in results]
+    assert [point.value for point in curve] == pytest.approx(values)
+    assert [point.step for point in curve] == [result["timesteps_total"] for result in results]
+    events = EventAccumulator(str(trial.path))
+    events.Reload()
+    assert [point.value for point in events.Scalars(f"ray/tune/{key}")] == pytest.approx(values)
