@@ -6,7 +6,8 @@
     while env.agents:
         observations, *_ = env.step(policy.act(observations))
 
-Neither torch nor Ray nor Gymnasium has to be installed, and none is imported here.
+Neither torch nor Ray nor Gymnasium has to be installed, and this module imports none of them. (Where Ray is installed,
+importing anything of the package imports Ray, too.)
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ class ExportedPolicy:
                 as it is or as a dict with ``observation`` (or ``obs``) and ``action_mask``; or all of them flattened
                 and padded as one array ``[n, O]``. Of one agent alone, its observation. Of many teams a list of B
                 such, or an array ``[B, n, O]``.
-            action_mask: the available actions, where the observations do not tell: ``{agent: mask}``, or an array
-                ``[n, A]``; of one agent alone, its mask. Of many teams a list of B such, or an array ``[B, n, A]``.
+            action_mask: the available actions, where the observations do not tell: ``{agent: mask}`` beside a dict, an array
+                ``[n, A]`` beside an array; of one agent alone, its mask. Of many teams a list of B such, or ``[B, n, A]``.
             state: the global state, for a network that sees it: S numbers, of many teams B times as many. Where the
                 state was the concatenated observations, a team makes it by itself.
 
@@ -103,7 +104,8 @@ class ExportedPolicy:
             obs, mask = self._from_arrays(observations, action_mask)
         else:
             teams = self._teams(observations, "observations")
-            masks = [{}] * len(teams) if action_mask is None else self._teams(action_mask, "action masks")
+            as_given = "a dict by agent, as the observations are"
+            masks = [{}] * len(teams) if action_mask is None else self._teams(action_mask, "action masks", as_given)
             obs, mask = self._from_dicts(teams, masks)
         inputs = {"obs": obs, "action_mask": mask, "last_action": self.last_action, "hidden": self.hidden, "agent": self._ids}
         global_state = self._state(state, obs)
@@ -122,7 +124,7 @@ class ExportedPolicy:
         ]
         return chosen if self._many else chosen[0]
 
-    def _teams(self, given: Any, what: str) -> list[Mapping[Any, Any]]:
+    def _teams(self, given: Any, what: str, accepted: str = "a dict by agent, or one array") -> list[Mapping[Any, Any]]:
         """What is given of each team, by agent."""
         teams = list(given) if self._many else [given]
         if len(teams) != len(self.hidden):
@@ -131,7 +133,7 @@ class ExportedPolicy:
             return [{self.agents[0]: value} for value in teams]
         for team in teams:
             if not isinstance(team, Mapping):
-                raise TeamEnvError(f"{what} are a dict by agent, or one array; got {type(team).__name__}.")
+                raise TeamEnvError(f"{what} are {accepted}; got {type(team).__name__}.")
             for agent in team:
                 if agent not in self.agents:
                     raise TeamEnvError(f"{what} name {agent!r}, who is none of {', '.join(map(repr, self.agents))}.")

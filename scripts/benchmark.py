@@ -1,4 +1,4 @@
-"""Measures what the README says about speed and size, and prints it as tables.
+"""Measures what docs/performance.md says about speed and size, and prints it as tables.
 
 python scripts/benchmark.py [memory update parts sampling end-to-end growth deploy] [--quick] [--json FILE]
 

@@ -28,6 +28,7 @@ torch.set_num_threads(1)
 # Of two processes, none should begin a long module when the other has nothing left.
 LONG = (
     "test_cli",
+    "test_docs",
     "test_games",
     "test_learning",
     "test_cluster",

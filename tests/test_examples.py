@@ -7,7 +7,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from examples import distillation_term, intrinsic_reward, leader, mixer, parallel_env
 from support.configs import learner_stats, small_config
-from support.programs import TESTS
 
 # Of each example, the key that takes its class, where the class is in the model, and the statistics that are its own.
 PARTS = {
@@ -97,11 +96,3 @@ def test_tensorboard_has_the_statistics_of_ones_own_parts(tmp_path):
             assert np.isfinite(curve[-1].value), name
     logged = trial.last_result
     assert curve[-1].value == pytest.approx(learner_stats(logged)["loss_reconstruction"])
-
-
-CONTRIBUTING = TESTS.parent / "CONTRIBUTING.md"
-
-
-@pytest.mark.parametrize("path", sorted((TESTS / "examples").glob("[a-z]*.py")), ids=lambda path: path.stem)
-def test_contributing_shows_the_examples_as_they_are(path):
-    assert path.read_text() in CONTRIBUTING.read_text()

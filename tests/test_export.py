@@ -42,6 +42,10 @@ def trained(env, env_config, config_class=DDNConfig, rounds=3, **training):
     algo = config.build_algo()
     for _ in range(rounds):
         algo.train()
+    torch.manual_seed(0)
+    with torch.no_grad():  # so that play is not one and the same action
+        for parameter in algo.get_policy().model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
     return algo
 
 
@@ -383,6 +387,8 @@ def test_observations_by_agent_that_training_refuses(exported, policy):
         with pytest.raises(TeamEnvError, match=message) as error:
             policy.act(bad)
         assert "\n" not in str(error.value)
+    with pytest.raises(TeamEnvError, match="action masks are a dict by agent, as the observations are; got ndarray"):
+        policy.act(good, mask)
     assert set(policy.act(good)) == set(policy.agents)
     policy.reset(2)
     with pytest.raises(TeamEnvError, match=r"there are observations of 1 teams, but reset\(\) was told of 2"):

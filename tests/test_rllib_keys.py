@@ -8,6 +8,7 @@ from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rllib_ddn import DDN, DDNConfig, QMIXConfig, VDNConfig
+from rllib_ddn.cli.experiments import check
 from rllib_ddn.rllib.keys import declared
 from rllib_ddn.rllib.rllib_keys import ACCEPTED, HINTS
 from rllib_ddn.team import TeamEnvError, TeamSpec
@@ -206,6 +207,14 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     ) as error:
         DDN(config=plain_config(num_gpus=1))
     assert "\n" not in str(error.value)
+
+
+def test_a_learner_in_a_cluster_may_have_the_gpus_of_another_machine(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    spec = {"run": "DDN", "config": plain_config(num_gpus=1)}
+    with pytest.raises(ValueError, match="num_gpus is 1, but the learner finds no GPUs"):
+        check("here", spec)
+    check("elsewhere", spec, learns_here=False)
 
 
 def test_a_trial_that_waits_for_a_gpu_says_so(monkeypatch, caplog):

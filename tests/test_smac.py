@@ -229,6 +229,23 @@ def test_tuned_examples_have_the_papers_settings(stand_in, name):
             assert config.exploration_config["final_epsilon"] == 0.05
 
 
+@pytest.mark.parametrize("name", PAPER_MAPS)
+def test_tuned_examples_have_the_settings_of_pymarl2(stand_in, name):
+    """Its qmix.yaml; for 3s5z_vs_3s6z its qmix_large.yaml."""
+    large = name == "3s5z_vs_3s6z"
+    experiments = accept(EXAMPLES / "smac" / f"{name}_tuned.yaml")
+    assert {spec["run"] for spec in experiments.values()} == {"QMIX", "DDN"}
+    for spec in experiments.values():
+        config = get_trainable_cls(spec["run"]).get_default_config().update_from_dict({**spec["config"], "seed": 1})
+        assert config.env_config == {"map_name": name, "difficulty": "7", "timeouts": "terminate"}
+        assert (config.optimizer, config.lr, config.td_lambda, config.train_batch_size) == ("adam", 1e-3, 0.6, 128)
+        assert config.updates_per_episode == 1 / config.num_env_runners == 1 / 8  # one for a round of games
+        assert (config.replay_buffer_config["capacity"], config.target_update_interval_episodes) == (5000, 200)
+        assert config.exploration_config["epsilon_timesteps"] == 100_000
+        assert config.agent_hidden_dim == (256 if large else 64)
+        assert config.mixer_config == ({"embed_dim": 64, "hypernet_dim": 256} if large else {})
+
+
 def test_without_smac(monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TeamEnvError, match=r"needs the package smac: pip install --no-deps git\+https://github.com/oxwhirl/smac"):

@@ -177,8 +177,12 @@ def checkpoint_by_default(experiments: dict[str, dict[str, Any]]) -> set[str]:
     return by_the_clock
 
 
-def check(name: str, spec: dict[str, Any]) -> None:
+def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
     """Builds the config of every variant here, where an error is a line and not a worker's traceback.
+
+    Args:
+        name, spec: the experiment.
+        learns_here: whether learners have this machine's GPUs; in a cluster they may have another's.
 
     Raises:
         ValueError: something in the experiment is not accepted.
@@ -198,9 +202,11 @@ def check(name: str, spec: dict[str, Any]) -> None:
         check_env_name(variant["env"])
         config = algo.get_default_config().update_from_dict(variant)
         config.validate()
-        if is_ours(algo) and config.env_config not in checked_envs:
+        if is_ours(algo) and learns_here:
+            config.check_gpus()
+        if is_ours(algo) and (config.env, config.env_config) not in checked_envs:
             config.check_env()
-            checked_envs.append(config.env_config)
+            checked_envs.append((config.env, config.env_config))
 
 
 def is_ours(algo: type) -> bool:

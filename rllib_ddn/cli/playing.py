@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.checkpoints import get_checkpoint_info
 
@@ -53,7 +54,8 @@ def play(
         if env:
             check_env_name(env)
             config.environment(env)
-        config.update_from_dict({"num_env_runners": 0, "evaluation_num_env_runners": 0, "evaluation_interval": 1, **changes})
+        here = {"num_env_runners": 0, "evaluation_num_env_runners": 0, "num_gpus": min(config.num_gpus, torch.cuda.device_count())}
+        config.update_from_dict({**here, "evaluation_interval": 1, **changes})
         config.evaluation(evaluation_duration=episodes, evaluation_duration_unit="episodes")
         if save_replay:
             if config.env != "smac":

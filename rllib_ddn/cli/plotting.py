@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 from ray.rllib.algorithms.registry import ALGORITHMS
+from ray.tune import TuneError
 from ray.tune.registry import get_trainable_cls
 
 import rllib_ddn
@@ -96,7 +97,7 @@ def find(folders: Sequence[str]) -> list[Trial]:
     """
     found: list[Trial] = []
     for text in folders:
-        given, _, path = text.rpartition("=") if "=" in text and not Path(text).expanduser().exists() else ("", "", text)
+        given, _, path = text.partition("=") if "=" in text and not Path(text).expanduser().exists() else ("", "", text)
         results = [p.parent for p in Path(path).expanduser().rglob("progress.csv") if p.stat().st_size]
         if not results:
             raise ValueError(f"there is no progress.csv with results in {path}: name a folder of `rllib train` or of Ray Tune.")
@@ -128,7 +129,7 @@ def _run(folder: Path) -> str:
 def _defaults(run: str) -> dict[str, Any]:
     try:
         return _flat(json.loads(json.dumps(get_trainable_cls(run).get_default_config().to_dict(), default=str)))
-    except (AttributeError, ValueError):  # a trainable that is no algorithm, or of a program of the user's
+    except (AttributeError, ValueError, TuneError):  # a trainable that is no algorithm, or of a program of the user's
         return {}
 
 

@@ -158,7 +158,8 @@ def markdown(name: str, every: pd.DataFrame, caption: str, steps: int, where: st
 
 
 def _by_quarters(table: Table, every: pd.DataFrame, steps: int) -> str:
-    """A line for each network of each row: the evaluations in the tenth of the steps before each quarter's end."""
+    """A line for each network of each row: the evaluations from a tenth of the steps before each quarter's end to a hundredth
+    after it."""
     quarters = [round(steps * k / 4) for k in (1, 2, 3, 4)]
     header = [*table.header, "network", *(f"{quarter / 1000:,.0f}k" for quarter in quarters), "single seeds at the end"]
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]

@@ -42,9 +42,11 @@ def run(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
 def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interruption: Interruption) -> int:
     """Returns how many trials failed."""
     with one_line_errors():
+        # Not None, which would join whatever cluster happens to run on this machine.
+        address = options.ray_address or os.environ.get("RAY_ADDRESS", "local")
         scheduler_name, arguments = complete(experiments, options)
         for name, spec in experiments.items():
-            check(name, spec)
+            check(name, spec, learns_here=address == "local")
             check_storage(name, spec)
             if "restore" in spec:
                 check_checkpoint(Path(spec["restore"]))
@@ -53,7 +55,7 @@ def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interrup
         by_the_clock = checkpoint_by_default(experiments)
         resumed = prepare(experiments) if options.resume else None
         typer.echo(f"Starting Ray for {', '.join(experiments)}; results go to {next(iter(experiments.values()))['storage_path']}.")
-        _start_ray(options)
+        _start_ray(options, address)
         interruption.listen()
     with one_line_errors(1):
         try:
@@ -103,7 +105,7 @@ def _reason(trial: Trial) -> str:
     return lines[-1] if lines else "failed"
 
 
-def _start_ray(options: TrainOptions) -> None:
+def _start_ray(options: TrainOptions, address: str) -> None:
     level = logging.INFO if options.v or options.vv else logging.ERROR
     if options.ray_num_nodes:
         cluster = Cluster()
@@ -111,8 +113,6 @@ def _start_ray(options: TrainOptions) -> None:
             cluster.add_node(num_cpus=options.ray_num_cpus or 1, num_gpus=options.ray_num_gpus or 0)
         ray.init(address=cluster.address, log_to_driver=options.vv, logging_level=level)
     else:
-        # Not None, which would join whatever cluster happens to run on this machine.
-        address = options.ray_address or os.environ.get("RAY_ADDRESS", "local")
         _check_address(address)
         ray.init(
             address=address,

@@ -1,7 +1,7 @@
 """SMAC: StarCraft II micromanagement (Samvelyan et al. 2019), on ``smac.env.StarCraft2Env``.
 
 Needs the game, its maps, and the packages ``smac`` (github.com/oxwhirl/smac; what PyPI calls smac is
-another project) and ``pysc2``. The README tells how to install them beside Ray and TensorBoard.
+another project) and ``pysc2``. docs/environments.md tells how to install them beside Ray and TensorBoard.
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ def _checked(version: Any, arguments: dict[str, Any]) -> Any:
     if importlib.util.find_spec(package) is None:
         raise TeamEnvError(
             f'the env "smac" with version {version} needs the package {package}: pip install --no-deps '
-            f"git+https://github.com/oxwhirl/{package} (see the README; `pip install smac` is another project)."
+            f"git+https://github.com/oxwhirl/{package} (see docs/environments.md; `pip install smac` is another project)."
         )
     try:
         module = importlib.import_module(f"{package}.env")
@@ -297,7 +297,7 @@ def _checked(version: Any, arguments: dict[str, Any]) -> Any:
                 f"the installed package smac has no smac.env: it is SMAC3, the hyperparameter optimizer that PyPI calls smac. "
                 f"pip uninstall smac, then pip install --no-deps git+https://{SMAC_PAGE}."
             ) from error
-        needs = "It needs pysc2 and pys2clientprotocol (see the README)."
+        needs = "It needs pysc2 and pys2clientprotocol (see docs/environments.md)."
         raise TeamEnvError(f"{package} cannot be imported: {error}. {needs}") from error
     _check_game(version, arguments["map_name"], maps)
     refuse_unknown_keys("smac", arguments, [*inspect.signature(module.StarCraft2Env).parameters, *OWN_KEYS, *TEAM_KEYS])

@@ -250,8 +250,6 @@ class ValueDecompositionConfig(AlgorithmConfig):
                 self.get_evaluation_config_object()._check_keys()
             except Exception as error:  # whatever RLlib makes of it
                 raise ValueError(f"evaluation_config: {' '.join(str(error).split())}") from error
-        if not issubclass(self.env_runner_cls, TeamEnvRunner):
-            raise ValueError(f"env_runner_cls is TeamEnvRunner or a subclass of it; got {self.env_runner_cls!r}.")
 
     @override(AlgorithmConfig)
     def get_state(self) -> dict[str, Any]:
@@ -269,21 +267,28 @@ class ValueDecompositionConfig(AlgorithmConfig):
         """RLlib's own checks end here: their messages become one line."""
         raise ValueError(" ".join(errmsg.split()))
 
-    def check_env(self) -> None:
-        """Builds the env and the parts with options once, here in the learner's process, and checks them.
+    def check_gpus(self) -> None:
+        """Checks the learner's GPUs, in the learner's process or on its machine.
 
         Raises:
-            ValueError: there are fewer GPUs than ``num_gpus``.
-            TeamEnvError: the env breaks the convention (see :mod:`rllib_ddn.envs.grouping`).
+            ValueError: there are fewer than ``num_gpus``.
         """
-        if self.env is None:
-            raise TeamEnvError(f'no env is set: {type(self).__name__}().environment("predator_prey"), say.')
         gpus = torch.cuda.device_count()
         if self.num_gpus > gpus and not self._fake_gpus:
             raise ValueError(
                 f"num_gpus is {self.num_gpus}, but the learner finds {gpus or 'no'} GPUs: leave num_gpus 0, and it learns on "
                 f"num_cpus_for_main_process = {self.num_cpus_for_main_process} CPU cores."
             )
+
+    def check_env(self) -> None:
+        """Builds the env and the parts with options once, in this process, and checks them.
+
+        Raises:
+            ValueError: a part cannot be built.
+            TeamEnvError: the env breaks the convention (see :mod:`rllib_ddn.envs.grouping`).
+        """
+        if self.env is None:
+            raise TeamEnvError(f'no env is set: {type(self).__name__}().environment("predator_prey"), say.')
         _, creator = self.algo_class._get_env_id_and_creator(self.env, self)
         context = EnvContext(self.env_config, worker_index=0)
         try:

@@ -15,6 +15,7 @@ from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.exploration import EpsilonGreedy
 from ray.tune.registry import RLLIB_MODEL, _global_registry
 
+from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.keys import (
     AT_LEAST_0,
     COUNT,
@@ -151,7 +152,6 @@ ACCEPTED: dict[str, Accepts] = {
         ),
     ),
     "policy_mapping_fn": Accepts("a function", callable),
-    "count_steps_by": one_of("env_steps", "agent_steps"),
     # What these algorithms cannot do without.
     "framework_str": _is("torch"),
     "enable_rl_module_and_learner": _is(False, ": these algorithms run on RLlib's Policy API"),
@@ -161,7 +161,9 @@ ACCEPTED: dict[str, Accepts] = {
     "grad_clip_by": _is("global_norm", ", of each optimizer"),
     "evaluation_duration_unit": _is("episodes", ", of each network"),
     "remote_worker_envs": _is(False, "; use more env runners instead"),
-    "env_runner_cls": Accepts("TeamEnvRunner or a subclass of it", lambda value: isinstance(value, type)),
+    "env_runner_cls": Accepts(
+        "TeamEnvRunner or a subclass of it", lambda value: isinstance(value, type) and issubclass(value, TeamEnvRunner)
+    ),
 }
 
 # Why a key has no meaning here, by its name or by how its name begins.
@@ -178,13 +180,13 @@ _REASONS = {
     **dict.fromkeys(("num_aggregator_actors_per_learner", "max_requests_in_flight_per_learner", "local_gpu_idx"), _LEARNERS),
     **dict.fromkeys(("rollout_fragment_length", "sample_collector", "remote_env_batch_wait_ms", "gym_env_vectorize_mode"), _ROUNDS),
     **dict.fromkeys(("episode_lookback_horizon", "episodes_to_numpy", "compress_observations"), _ROUNDS),
-    **dict.fromkeys(("num_epochs", "minibatch_size", "shuffle_batch_per_epoch", "train_batch_size_per_learner"), _UPDATES),
+    **dict.fromkeys(("num_epochs", "minibatch_size", "shuffle_batch_per_epoch"), _UPDATES),
     **dict.fromkeys(("observation_space", "action_space"), "the spaces are the env's"),
     **dict.fromkeys(("normalize_actions", "clip_actions"), _DISCRETE),
     **dict.fromkeys(("preprocessor_pref", "observation_fn", "update_worker_filter_stats", "use_worker_filter_stats"), _VECTORS),
     **dict.fromkeys(("sync_filters_on_rollout_workers_timeout_s", "synchronize_filters"), _VECTORS),
     **dict.fromkeys(("eager_", "tf_", "local_tf_", "enable_tf1_"), "the framework is torch"),
-    **dict.fromkeys(("policy_", "multiagent"), _ONE_POLICY),
+    **dict.fromkeys(("policy_", "count_steps_by"), _ONE_POLICY),
     **dict.fromkeys(("input", "output", "prelearner_", "dataset_", "materialize_", "map_batches_", "iter_batches_"), _OFFLINE),
     **dict.fromkeys(("shuffle_buffer_size", "postprocess_inputs", "actions_in_input_", "off_policy_", "ope_"), _OFFLINE),
     **dict.fromkeys(("prioritized_", "replay_"), "the replay samples whole episodes uniformly"),
@@ -195,7 +197,7 @@ _REASONS = {
     "action_mask_key": 'the mask is the observation\'s "action_mask"',
     "callbacks_on_": "give callbacks() a class with such a method",
 }
-_OTHERS = "only RLlib's other algorithms use it"
+_OTHERS = "these algorithms do not use it"
 
 # What users of PyMARL, or of RLlib's QMIX and DQN, type for keys that exist here.
 _CAPACITY = 'the replay\'s size is replay_buffer_config={"capacity": episodes}'
@@ -222,9 +224,7 @@ HINTS = {
     **dict.fromkeys(("batch_size_run", "runner"), "games played at once are num_envs_per_env_runner, in each of num_env_runners"),
     **dict.fromkeys(("t_max", "timesteps_total"), 'the end of a training is Tune\'s stop={"timesteps_total": ...}'),
     **dict.fromkeys(("learner", "name"), 'the algorithm is the trainable or the config class that you choose, "QMIX" for one'),
-    **dict.fromkeys(
-        ("learning_starts", "num_steps_sampled_before_learning_starts"), "learning starts with train_batch_size episodes"
-    ),
+    **dict.fromkeys(("learning_starts", "num_steps_sampled_before_learning_starts"), _STARTS),
     **dict.fromkeys(("save_model", "save_model_interval", "checkpoint_path"), "checkpoints are Tune's: checkpoint_config"),
     "train_batch_size_per_learner": _UPDATES,
     "n_step": "td_lambda looks further ahead than one step",
@@ -232,7 +232,7 @@ HINTS = {
     "optim": "the optimizer is optimizer",
     "training_intensity": "updates_per_episode are made for each that is played",
     "use_cuda": "num_gpus=1 learns on a GPU",
-    **dict.fromkeys(("lpn_lr", "agent_lr"), "the follower's learning rate is follower_lr"),
+    "agent_lr": "the learning rate of agent network and mixer is lr",
 }
 
 _RLLIBS = vars(AlgorithmConfig())

@@ -85,6 +85,7 @@ class ValueDecomposition(Algorithm):
     def setup(self, config: ValueDecompositionConfig) -> None:
         _keep_freed_memory()
         if isinstance(config, ValueDecompositionConfig):
+            config.check_gpus()
             config.check_env()
         with self.config.naming_own_parts():
             super().setup(config)
