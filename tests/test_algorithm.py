@@ -1,8 +1,5 @@
 """The algorithm through RLlib: schedules, env runners, statistics."""
 
-import os
-import signal
-
 import numpy as np
 import pytest
 import torch
@@ -103,21 +100,3 @@ def test_a_host_alone(build, name, config):
     state[1] = 1.0
     q = [policy.act("agent", obs, s[None], mask, policy.initial_recurrent_state(1))[2] for s in state]
     torch.testing.assert_close(*q, rtol=0, atol=0)
-
-
-def test_an_env_runner_that_dies_is_replaced_and_training_goes_on(build):
-    config = small_config()
-    config.env_runners(num_env_runners=2)
-    config.fault_tolerance(restart_failed_env_runners=True, env_runner_restore_timeout_s=30)
-    algo = build(config)
-    algo.train()
-    pids = algo.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
-    os.kill(pids[0], signal.SIGKILL)
-    for _ in range(40):
-        result = algo.train()
-        if algo.env_runner_group.num_healthy_remote_workers() == 2 and result["num_remote_worker_restarts"] >= 1:
-            break
-    assert algo.env_runner_group.num_healthy_remote_workers() == 2
-    held = algo.local_replay_buffer.sample(len(algo.local_replay_buffer), np.random.default_rng(0))
-    starts = [row.tobytes() for row in held["state"][:, 0]]
-    assert len(set(starts)) == len(starts)  # the replacement repeats no episode

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from ray.rllib.algorithms import algorithm as algorithm_module
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from rllib_ddn import DDN, DDNConfig, QMIXConfig
+from rllib_ddn.cli.resume import check_checkpoint
 from support.configs import SMALL_GAME, learner_stats, small_config
 from support.programs import run_program
 
@@ -33,13 +35,51 @@ def test_from_checkpoint(build, tmp_path):
         np.testing.assert_array_equal(value, other.get_policy().get_weights()[name])
     assert other.get_policy().num_grad_updates == algo.get_policy().num_grad_updates
     assert other._counters["num_env_steps_sampled"] == algo._counters["num_env_steps_sampled"]
-    assert len(other.local_replay_buffer) == 0  # off by default
+    held = [len(each.local_replay_buffer) for each in (algo, other)]
+    assert held == [8, 8]
     optimizer = other.get_policy().optimizers["follower"].state_dict()["state"]
     assert float(optimizer[0]["step"]) == algo.get_policy().num_grad_updates
-    for _ in range(3):
-        result = other.train()
-    assert np.isfinite(learner_stats(result)["loss_global"])
+    assert np.isfinite(learner_stats(other.train())["loss_global"])  # it learns at once
     other.stop()
+
+
+@pytest.mark.parametrize(("saving", "restoring", "held"), [(True, False, 0), (False, True, 0), (True, True, 4)])
+def test_the_replay_is_restored_where_both_want_it(build, tmp_path, saving, restoring, held, caplog):
+    algo = build(store_buffer_in_checkpoints=saving)
+    for _ in range(2):
+        algo.train()
+    path = algo.save(str(tmp_path)).checkpoint.path
+    other = build(store_buffer_in_checkpoints=restoring)
+    other.restore(path)
+    assert len(other.local_replay_buffer) == held
+    assert "store_buffer_in_checkpoints" not in caplog.text
+
+
+def test_a_save_that_is_interrupted_leaves_the_checkpoint_before_it_whole(build, tmp_path, monkeypatch):
+    algo = build()
+    algo.train()
+    algo.save(str(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    algo.train()
+
+    def interrupted(state, file):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(algorithm_module.pickle, "dump", interrupted)
+    with pytest.raises(OSError, match="no space left"):
+        algo.save_checkpoint(str(tmp_path))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    monkeypatch.undo()
+    killed = tmp_path / ".unfinished-killed"  # what a process leaves that is killed meanwhile
+    killed.mkdir()
+    (killed / "algorithm_state.pkl").write_bytes(b"half")
+    check_checkpoint(tmp_path)
+    algo.save_checkpoint(str(tmp_path))
+    other = build()
+    other.restore(str(tmp_path))
+    assert other.training_iteration == 2
+    assert not list(tmp_path.glob(".unfinished-*"))
 
 
 def one_line(error):

@@ -29,7 +29,7 @@ def explore(build, host, game, iterations):
 
 def greedy_return(*arguments):
     algo = explore(*arguments)
-    return summarize(evaluate_network(algo.env_runner_group, "agent", [[0]]))["episode_return_mean"]
+    return summarize(evaluate_network(algo.eval_runners, "agent", [[0]]))["episode_return_mean"]
 
 
 @pytest.mark.parametrize("host", ["QPLEX", "CWQMIX", "OWQMIX", "QTRAN"])

@@ -18,7 +18,7 @@ def test_leader_and_follower_learn_a_small_predator_prey(build):
     )
     config.min_sample_timesteps_per_iteration = 15_000
     algo = build(config)
-    runners = algo.env_runner_group
+    runners = algo.eval_runners
 
     algo.env_runner.policy.global_timestep = 0  # epsilon is 1: every action is random
     random = summarize(evaluate_network(runners, "follower", [[7, k] for k in range(64)], explore=True))["episode_return_mean"]

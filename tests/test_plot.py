@@ -89,6 +89,13 @@ def test_trials_that_differ_are_told_apart_by_what_they_differ_in(tmp_path):
     assert "| one follower | 2.00 [2.00, 2.00] | 2.00, 2.00 |" in named
 
 
+def test_a_trainable_of_ones_own_in_a_folder_with_an_equals_sign(tmp_path):
+    folder = tmp_path / "lr=0.1"
+    write_trial(folder, "Mine")
+    assert "| Mine | 3.00 |" in rllib("plot", folder, "--out", tmp_path / "a.png", "--table")
+    assert "| one | 3.00 |" in rllib("plot", f"one={folder}", "--out", tmp_path / "a.png", "--table")
+
+
 def test_a_continued_trial_is_one_curve(tmp_path):
     write_trial(tmp_path, returns=[1.0] * 6)
     write_trial(tmp_path, returns=[2.0] * 6, start=40_000)  # from the checkpoint at 30,000

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rllib_ddn.learning import episodes as episodes_module
 from rllib_ddn.learning.episodes import EpisodeReplay, empty_episodes, resize_steps
 
 SPEC = SimpleNamespace(num_agents=2, num_actions=3, obs_dim=4, state_dim=5, obs_dtype=np.int8, state_dtype=np.int8)
@@ -82,12 +83,34 @@ def test_state_restores_the_very_same_samples():
         np.testing.assert_array_equal(ours[name], theirs[name])
 
 
-def test_a_full_ring_does_not_fit_another_capacity():
-    replay = EpisodeReplay(capacity=2)
-    for number in range(3):
+@pytest.mark.parametrize("added", [3, 5, 7])
+@pytest.mark.parametrize("capacity", [3, 9])
+def test_a_replay_of_another_capacity_takes_the_newest_that_it_has_room_for(added, capacity):
+    replay, other = EpisodeReplay(capacity=5), EpisodeReplay(capacity=capacity)
+    for number in range(added):
         replay.add(episode(number, 2))
-    with pytest.raises(ValueError, match="capacity"):
-        EpisodeReplay(capacity=3).set_state(replay.get_state())
+    other.set_state(replay.get_state())
+    numbers = lambda r: sorted(r.sample(len(r), np.random.default_rng(0))["rewards"][:, 0].tolist())  # noqa: E731
+    first = max(0, added - min(5, capacity))
+    assert numbers(other) == list(range(first, added))
+    for number in range(added, added + capacity - len(other) + 1):  # until the oldest goes
+        other.add(episode(number, 2))
+    assert numbers(other) == list(range(first + 1, number + 1))
+
+
+def test_a_state_is_compressed_in_blocks(monkeypatch):
+    monkeypatch.setattr(episodes_module, "BLOCK_BYTES", 1000)
+    replay, other = EpisodeReplay(capacity=40), EpisodeReplay(capacity=40)
+    for number in range(50):
+        replay.add(episode(number % 7, 5))
+    state = replay.get_state()
+    assert len(state["packed"]["obs"]["blocks"]) >= 2
+    assert sum(len(data) for field in state["packed"].values() for _, data in field["blocks"]) < replay.nbytes
+    other.set_state(state)
+    ours, theirs = (r.sample(40, np.random.default_rng(5)) for r in (replay, other))
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+        assert ours[name].dtype == theirs[name].dtype
 
 
 def test_a_full_predator_prey_episode_takes_at_most_150_kb():

@@ -4,10 +4,20 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from ray import tune
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.tune.schedulers import PopulationBasedTraining
 
 from support.configs import plain_config, small_config
 from support.programs import run_program
+
+
+class TellTheStartingRate(RLlibCallback):
+    """Puts the learning rate into the results as the figure by which PBT ranks trials."""
+
+    def on_train_result(self, *, algorithm, result, **kwargs):
+        result["lr_of_the_start"] = algorithm.config.lr
 
 
 def test_tune_run_with_a_grid_and_a_sampler(tmp_path):
@@ -44,3 +54,35 @@ def test_tuner_with_a_config_object(tmp_path):
 def test_worker_processes_need_no_import(tmp_path):
     """A new process that only imports rllib_ddn runs DDN in a Tune actor with a remote env runner."""
     assert "TERMINATED" in run_program("train_with_tune", tmp_path, cwd=tmp_path)
+
+
+def test_a_trial_that_pbt_exploits_learns_at_the_new_rate(tmp_path):
+    """Two trials of which one is said to be better: the other takes its weights, and another learning rate."""
+    scheduler = PopulationBasedTraining(
+        time_attr="training_iteration",
+        metric="lr_of_the_start",
+        mode="max",
+        perturbation_interval=2,
+        quantile_fraction=0.5,
+        resample_probability=1.0,
+        hyperparam_mutations={"lr": [7e-5]},  # whoever exploits gets it
+        require_attrs=False,
+        synch=True,
+    )
+    analysis = tune.run(
+        "DDN",
+        config=plain_config(lr=tune.grid_search([1e-4, 9e-4]), evaluation_interval=None, callbacks=TellTheStartingRate),
+        scheduler=scheduler,
+        stop={"training_iteration": 4},
+        storage_path=str(tmp_path),
+        verbose=0,
+    )
+    assert [trial.status for trial in analysis.trials] == ["TERMINATED"] * 2
+    exploited, better = analysis.trials
+    assert (exploited.config["lr"], better.config["lr"]) == (7e-5, 9e-4)
+    rates = {}
+    for trial in (exploited, better):
+        results = [json.loads(line) for line in (Path(trial.path) / "result.json").read_text().splitlines()]
+        rates[trial] = [result["info"]["cur_lr"] for result in results]
+    assert rates[exploited] == pytest.approx([1e-4, 1e-4, 7e-5, 7e-5])
+    assert rates[better] == pytest.approx([9e-4] * 4)

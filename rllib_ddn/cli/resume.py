@@ -18,6 +18,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from rllib_ddn.cli.options import fail
+from rllib_ddn.rllib.value_decomposition import UNFINISHED
 
 
 class Resumed(Callback):
@@ -193,6 +194,8 @@ def check_checkpoint(folder: Path) -> None:
     if not (folder / "rllib_checkpoint.json").is_file():
         raise ValueError(f"{folder} is not a checkpoint: rllib_checkpoint.json is missing there.")
     for path in sorted(folder.rglob("*")):
+        if any(part.startswith(UNFINISHED) for part in path.relative_to(folder).parts):
+            continue  # a process was killed while it wrote another checkpoint into the folder
         try:
             if path.suffix == ".json":
                 json.loads(path.read_text())

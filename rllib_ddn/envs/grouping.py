@@ -11,6 +11,8 @@ has them, ``action_mask`` and ``state``; or a plain space. Its action space is a
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,8 @@ from rllib_ddn.team import (
 )
 
 __all__ = ["BROKEN", "MAX_INPUT_SIZE", "TeamGames", "as_team_env", "members_of", "team_of"]
+
+_logger = logging.getLogger(__name__)
 
 MAX_INPUT_SIZE = 20_000  # numbers in an observation or a state, unless env_config says otherwise
 
@@ -133,10 +137,12 @@ class TeamGames(VectorTeamEnv):
 
     Args:
         envs: E team envs.
+        replace: makes another env in the place of env e, when that has raised: its episode is broken, the others go on.
+            None: the exception goes on.
     """
 
-    def __init__(self, envs: list[MultiAgentEnv]):
-        self._envs = envs
+    def __init__(self, envs: list[MultiAgentEnv], replace: Callable[[int], MultiAgentEnv] | None = None):
+        self._envs, self._replace = envs, replace
         self._team, self._observation_space, action_space = team_of(envs[0])
         self.spec = TeamSpec.from_spaces(self._observation_space, action_space)
         self.episode_limit = None
@@ -154,7 +160,11 @@ class TeamGames(VectorTeamEnv):
             TeamEnvError: an observation does not fit its space.
         """
         for e, seed in enumerate(seeds):
-            observation, info = self._envs[e].reset(seed=int(seed))
+            try:
+                observation, info = self._envs[e].reset(seed=int(seed))
+            except Exception as error:
+                self._recover(e, error)
+                observation, info = self._envs[e].reset(seed=int(seed))
             self._infos[e], self._steps[e] = info.get(self._team, {}), 0
             self._observe(e, observation)
 
@@ -166,9 +176,14 @@ class TeamGames(VectorTeamEnv):
         """
         rewards = np.zeros(len(envs), np.float32)
         terminated, truncated = np.zeros(len(envs), bool), np.zeros(len(envs), bool)
-        for row, e in enumerate(envs):
+        for row, e in enumerate(envs.tolist()):
             team_action = tuple(int(action) for action in actions[row])
-            observation, reward, terminateds, truncateds, info = self._envs[e].step({self._team: team_action})
+            try:
+                observation, reward, terminateds, truncateds, info = self._envs[e].step({self._team: team_action})
+            except Exception as error:
+                self._recover(e, error)
+                terminated[row], self._infos[e] = True, {BROKEN: True}
+                continue
             self._steps[e] += 1
             self._observe(e, observation)
             rewards[row] = self._number(reward.get(self._team, 0.0), e)
@@ -179,6 +194,14 @@ class TeamGames(VectorTeamEnv):
     def info(self, env: int) -> dict[str, Any]:
         """The team's info from the last reset or step of one env."""
         return self._infos[env]
+
+    def _recover(self, e: int, error: Exception) -> None:
+        """Replaces env e, which has raised; or raises the exception."""
+        if self._replace is None or isinstance(error, TeamEnvError):
+            raise error
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        _logger.warning("env %d raised %s after step %d; it is made anew", e, what, self._steps[e])
+        self._envs[e] = self._replace(e)
 
     def _observe(self, e: int, observation: dict[Any, Any]) -> None:
         if self._team not in observation:

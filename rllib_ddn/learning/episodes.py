@@ -23,11 +23,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import lz4.frame
 import numpy as np
 
 from rllib_ddn.team import TeamSpec
 
 Episodes = dict[str, np.ndarray]
+
+BLOCK_BYTES = 2**24  # that are compressed at a time
 
 _STEPS_AND_FINAL = ("obs", "state", "action_mask")
 _STEPS = ("actions", "rewards")
@@ -150,25 +153,43 @@ class EpisodeReplay:
         return {name: array[rows] for name, array in resize_steps(self._data, steps).items()}
 
     def get_state(self) -> dict[str, Any]:
-        """All that :meth:`set_state` needs to continue with the very same samples."""
-        return {
-            "num_added": self.num_added,
-            "data": {name: array[: len(self)].copy() for name, array in self._data.items()},
-        }
+        """All that :meth:`set_state` needs to continue with the very same samples, compressed."""
+        held = len(self)
+        packed = {}
+        for name, array in self._data.items():
+            rows = max(1, BLOCK_BYTES // max(1, array[:1].nbytes))
+            blocks = [_packed(array[start : min(start + rows, held)]) for start in range(0, held, rows)]
+            packed[name] = {"dtype": array.dtype.str, "shape": array.shape[1:], "rows": rows, "blocks": blocks}
+        return {"num_added": self.num_added, "capacity": self.capacity, "packed": packed}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`get_state`.
+        """Restores :meth:`get_state`. A replay of another capacity takes the newest episodes that it has room for."""
+        num_added, theirs = state["num_added"], state["capacity"]
+        held = min(num_added, theirs)
+        kept = np.arange(held)
+        if theirs != self.capacity:
+            # The newest that there is room for, the oldest of them first.
+            kept = (num_added - 1 - np.arange(min(held, self.capacity))[::-1]) % theirs
+        self.num_added = num_added if theirs == self.capacity else len(kept)
+        slot_of = np.full(held, -1)
+        slot_of[kept] = np.arange(len(kept))
+        self._data = {}
+        for name, field in state["packed"].items():
+            self._data[name] = own = np.zeros((self.capacity, *field["shape"]), field["dtype"])
+            for k, block in enumerate(field["blocks"]):
+                slots = slot_of[k * field["rows"] : (k + 1) * field["rows"]]
+                array = _unpacked(block, field["dtype"]).reshape(len(slots), *field["shape"])
+                own[slots[slots >= 0]] = array[slots >= 0]
 
-        Raises:
-            ValueError: the state holds more episodes than this replay's capacity.
-        """
-        held = len(state["data"].get("length", ()))
-        if held > self.capacity or (state["num_added"] > held and held != self.capacity):
-            raise ValueError(
-                f"the checkpoint's replay is a ring of {held} or more episodes, but replay_buffer_config['capacity'] is "
-                f"{self.capacity}: restore with the capacity that it was saved with."
-            )
-        self.num_added = state["num_added"]
-        self._data = self._reserved(state["data"])
-        for name, array in state["data"].items():
-            self._data[name][:held] = array
+
+def _packed(array: np.ndarray) -> tuple[int, bytes]:
+    """The array compressed, as bits if it has nothing else, and the number of bits (0: none)."""
+    bits = array.size if array.itemsize == 1 and not (array.view(np.uint8) > 1).any() else 0
+    return bits, lz4.frame.compress(np.packbits(array.view(bool)) if bits else array)
+
+
+def _unpacked(block: tuple[int, bytes], dtype: str) -> np.ndarray:
+    """The flat array of :func:`_packed`."""
+    bits, data = block
+    array = np.frombuffer(lz4.frame.decompress(data), np.uint8 if bits else dtype)
+    return np.unpackbits(array, count=bits).view(dtype) if bits else array

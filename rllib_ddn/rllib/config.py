@@ -23,6 +23,7 @@ from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.keys import (
     ABOVE_0,
+    AT_LEAST_0,
     COUNT,
     COUNT_OR_0,
     DICT,
@@ -112,10 +113,10 @@ class ValueDecompositionConfig(AlgorithmConfig):
         "round older. Runs are then not exactly reproducible.",
     )
     store_buffer_in_checkpoints: bool = key(
-        False,
+        True,
         FLAG,
-        "whether checkpoints hold the replay. With it, a restored run continues exactly (``num_env_runners=0`` and a "
-        "``seed``); without it, learning waits until ``train_batch_size`` new episodes are there.",
+        "whether checkpoints hold the replay, compressed. With it, a restored run goes on learning at once, and exactly "
+        "(``num_env_runners=0`` and a ``seed``); without it, learning waits until ``train_batch_size`` new episodes are there.",
     )
     replay_buffer_config: dict[str, Any] = key({"capacity": 5000}, options(capacity=COUNT), '``{"capacity": episodes}``.')
 
@@ -137,6 +138,16 @@ class ValueDecompositionConfig(AlgorithmConfig):
         whole("a whole number from 1 to 100,000", 1, 100_000),
         "an env runner plays one episode in each of these sub-environments per round.",
     )
+    sample_timeout_s: float | None = key(
+        600.0,
+        ABOVE_0.or_none(),
+        "seconds for a round of remote env runners, after which one that has not ended is taken for hung: it is killed, Ray "
+        "starts it again, and ``info/num_env_runners_hung`` counts it. None: never. (RLlib's default is 60; here a round "
+        "is whole episodes, and the first one starts the games.)",
+    )
+    delay_between_env_runner_restarts_s: float = key(
+        0.0, AT_LEAST_0, "seconds before an env runner whose env has raised ends, and Ray starts it again."
+    )
     num_cpus_for_main_process: int = key(1, whole("a whole number from 1 to 1,024", 1, 1024), "cores of the learner.")
     min_sample_timesteps_per_iteration: int = key(10_000, COUNT_OR_0, "env steps per iteration.")
     exploration_config: dict[str, Any] = key(
@@ -147,6 +158,9 @@ class ValueDecompositionConfig(AlgorithmConfig):
     )
     evaluation_interval: int | None = key(1, COUNT_OR_0.or_none(), "iterations between evaluations; 0 or None: none.")
     evaluation_duration: int = key(32, COUNT, "greedy episodes of each network in an evaluation.")
+    evaluation_sample_timeout_s: float | None = key(
+        600.0, ABOVE_0.or_none(), "as ``sample_timeout_s``, for each of the episodes that an env runner plays one after the other."
+    )
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -166,7 +180,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
         self.env_runner_cls = TeamEnvRunner
         self.batch_mode = "complete_episodes"
         self._disable_preprocessor_api = True  # observations stay in the env's dtype
-        # How long a round waits for an env runner that is gone to answer again.
+        # How long the others wait, once an env runner is back, for more to be.
         self.env_runner_health_probe_timeout_s = 1.0
         self.evaluation_config = {"explore": False}
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.evaluation.episode_v2 import EpisodeV2
 from ray.rllib.evaluation.metrics import RolloutMetrics
 from ray.rllib.evaluation.rollout_worker import RolloutWorker
@@ -71,8 +72,16 @@ class TeamEnvRunner(RolloutWorker):
             vectorize = getattr(envs[0], "vectorize", None)
             # Rendered envs are stepped one by one.
             drawn = getattr(envs[0], "render_mode", None) is not None
-            self._games = vectorize(len(envs)) if vectorize and not drawn else TeamGames(envs)
+            if vectorize and not drawn:
+                self._games = vectorize(len(envs))
+            else:
+                self._games = TeamGames(envs, self._replace_env if self.config.restart_failed_sub_environments else None)
         return self._games
+
+    def _replace_env(self, e: int) -> MultiAgentEnv:
+        """Another env in the place of env e."""
+        self.async_env.try_restart(e)
+        return self.async_env.get_sub_environments()[e]
 
     @override(RolloutWorker)
     def sample(self, *, round_number: int | None = None, **kwargs: Any) -> SampleBatch:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +12,47 @@ import numpy as np
 from ray.rllib.evaluation.metrics import RolloutMetrics
 
 from rllib_ddn.rllib.env_runner import WON
+from rllib_ddn.rllib.faults import Runners
 from rllib_ddn.rllib.model import FOLLOWER, LEADER
+from rllib_ddn.team import TeamEnvError
 
 
-def evaluate_network(runners: Any, network: str, seeds: list[list[int]], explore: bool = False) -> list[RolloutMetrics]:
+def evaluate_network(runners: Runners, network: str, seeds: list[list[int]], explore: bool = False) -> list[RolloutMetrics]:
     """Plays an episode per seed, spread over the group's env runners.
 
     Args:
-        runners: an ``EnvRunnerGroup``; its remote runners play if it has any, else its local one.
+        runners: env runners; the remote ones play if there are any, else the local one.
         network: one of the config's ``networks``.
         seeds: E seeds.
         explore: whether to act epsilon-greedily.
 
     Returns:
-        RLlib's metrics of the episodes. Episodes of a runner that fails are missing.
+        RLlib's metrics of the episodes. Episodes of a runner that fails, or that takes longer than
+        ``evaluation_sample_timeout_s`` for each of the episodes that it plays one after the other, are missing.
+
+    Raises:
+        TeamEnvError: an env gave NaN or an empty action mask.
+        EnvRunnersError: more env runners failed than is tolerated.
     """
-    remote = runners.healthy_worker_ids()
+    size, remote = runners.config.num_envs_per_env_runner, runners.healthy()
     shares = np.array_split(np.array(seeds), max(1, len(remote)))
 
     def play(runner: Any, share: np.ndarray) -> list[RolloutMetrics]:
-        size, metrics = runner.config.num_envs_per_env_runner, []
+        metrics = []
         for start in range(0, len(share), size):
             metrics += runner.play(share[start : start + size].tolist(), network, explore)[1]
         return metrics
 
     if not remote:
-        return play(runners.local_env_runner, shares[0])
-    calls = [lambda runner, share=share: play(runner, share) for share in shares]
-    results = runners.foreach_env_runner(calls, local_env_runner=False, remote_worker_ids=remote)
+        return runners.call_local(partial(play, share=shares[0]))
+    runners.ask([partial(play, share=share) for share in shares])
+    timeout = runners.config.evaluation_sample_timeout_s
+    results, _ = runners.answers(timeout and timeout * math.ceil(len(shares[0]) / size))
+    for result in results:
+        if isinstance(result, TeamEnvError):
+            raise result
+    if results:
+        runners.failures_in_a_row = 0
     return [metric for result in results for metric in result]
 
 
@@ -111,6 +126,7 @@ def evaluate_checkpoint(
     drawn = render or save_gif is not None or save_mp4 is not None
     if drawn:
         config.environment(env_config={**config.env_config, "render_mode": "human" if render else "rgb_array"})
+    config.training(store_buffer_in_checkpoints=False)
     config.evaluation(evaluation_config={"explore": False, "num_envs_per_env_runner": 1 if drawn else min(episodes, 32)})
     algo = config.build_algo()
     try:
@@ -118,7 +134,7 @@ def evaluate_checkpoint(
         algo.eval_env_runner_group.sync_weights(from_worker_or_learner_group=algo.env_runner)
         seeds = [[algo.config.seed or 0, k] for k in range(episodes)]
         if not drawn:
-            return compare({name: evaluate_network(algo.eval_env_runner_group, name, seeds) for name in networks})
+            return compare({name: evaluate_network(algo.eval_runners, name, seeds) for name in networks})
         played: dict[str, list[RolloutMetrics]] = {}
         for name in networks:
             played[name] = []

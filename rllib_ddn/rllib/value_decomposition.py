@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.evaluation.metrics import summarize_episodes
 from ray.rllib.execution.train_ops import multi_gpu_train_one_step, train_one_step
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID, SampleBatch
@@ -37,14 +41,16 @@ from rllib_ddn.learning.update import DivergenceError
 from rllib_ddn.rllib.config import ValueDecompositionConfig
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.evaluation import compare, evaluate_network
+from rllib_ddn.rllib.faults import EnvRunnersError, Failure, Runners
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 from rllib_ddn.rllib.progress import tell_progress
 from rllib_ddn.team import TeamEnvError
 
 NUM_EPISODES_SAMPLED = "num_episodes_sampled"
-NUM_EPISODES_LOST = "num_episodes_lost"  # with env runners that died while they played them
+NUM_EPISODES_LOST = "num_episodes_lost"  # with env runners that died, hung or raised while they played them
 NUM_EPISODES_BROKEN = "num_episodes_broken"  # in which the game failed
 NUM_ROUNDS = "num_sampling_rounds"
+UNFINISHED = ".unfinished-"  # how the name of a folder begins in which a checkpoint is being written
 
 
 class ValueDecomposition(Algorithm):
@@ -95,8 +101,8 @@ class ValueDecomposition(Algorithm):
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         seed = self.config.seed
         self._rng = np.random.default_rng(seed)  # samples the replay and masks the intrinsic reward
-        self._empty_rounds = 0
-        self._playing_ahead = 0  # env runners that play the next round already
+        self.runners = Runners(self.env_runner_group, self.config, "training")
+        self.eval_runners = Runners(self.eval_env_runner_group or self.env_runner_group, self.evaluation_config, "evaluation")
         self._evaluation_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
 
     @override(Algorithm)
@@ -146,42 +152,33 @@ class ValueDecomposition(Algorithm):
         """Episodes from all healthy env runners.
 
         Raises:
-            TeamEnvError: an env gave NaN or an empty action mask. (An env runner that fails in
-                another way is RLlib's to ignore or to restart.)
-            RuntimeError: all env runners are gone, for
-                ``num_consecutive_env_runner_failures_tolerance`` rounds.
+            TeamEnvError: an env gave NaN or an empty action mask.
+            EnvRunnersError: the local env runner failed, or remote ones more often than is tolerated.
         """
-        group = self.env_runner_group
-        if group.num_remote_env_runners() == 0:
-            asked, results = 1, group.foreach_env_runner(self._episodes_of_a_round())
-        elif self.config.sample_ahead:
-            asked = self._playing_ahead or group.foreach_env_runner_async(self._episodes_of_a_round())
-            results = [result for _, result in group.fetch_ready_async_reqs(timeout_seconds=None)]
-            self._playing_ahead = group.foreach_env_runner_async(self._episodes_of_a_round())
+        runners = self.runners
+        if self.env_runner_group.num_remote_env_runners() == 0:
+            results = [runners.call_local(self._episodes_of_a_round())]
         else:
-            asked = group.num_healthy_remote_workers()
-            results = group.foreach_env_runner(self._episodes_of_a_round(), local_env_runner=False)
-        self._counters[NUM_EPISODES_LOST] += (asked - len(results)) * self.config.num_envs_per_env_runner
+            if not runners.asked:
+                runners.ask(self._episodes_of_a_round())
+            results, failures = runners.answers(self.config.sample_timeout_s)
+            self._counters[NUM_EPISODES_LOST] += len(failures) * self.config.num_envs_per_env_runner
+            if self.config.sample_ahead:
+                runners.ask(self._episodes_of_a_round())
         for result in results:
             if isinstance(result, TeamEnvError):
                 raise result
-        self._empty_rounds = 0 if results else self._empty_rounds + 1
-        if self._empty_rounds > self.config.num_consecutive_env_runner_failures_tolerance:
-            raise RuntimeError(f"no env runner has played for {self._empty_rounds} rounds; their logs tell why they failed.")
+        if any(len(batch["length"]) for batch in results):
+            runners.failures_in_a_row = 0
+        elif results:
+            runners.count(Failure("all games have failed"))
         return results
 
-    def _episodes_of_a_round(self) -> Callable[[TeamEnvRunner], SampleBatch | TeamEnvError]:
-        """What env runners are asked for; errors in the env's data come back as values."""
+    def _episodes_of_a_round(self) -> Callable[[TeamEnvRunner], SampleBatch]:
+        """What env runners are asked for."""
         number = self._counters[NUM_ROUNDS]
         self._counters[NUM_ROUNDS] += 1
-
-        def play(runner: TeamEnvRunner) -> SampleBatch | TeamEnvError:
-            try:
-                return runner.sample(round_number=number)
-            except TeamEnvError as error:
-                return error
-
-        return play
+        return lambda runner: runner.sample(round_number=number)
 
     def _update(self) -> dict[str, Any]:
         """One update on a fresh sample; returns its statistics."""
@@ -205,24 +202,39 @@ class ValueDecomposition(Algorithm):
         self._counters[NUM_TARGET_UPDATES] += 1
 
     @override(Algorithm)
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """Brings back env runners that Ray has restarted. RLlib calls this before each training step and evaluation.
+
+        Nobody waits for one that is not back yet, as long as another can play; a training without any waits.
+
+        Raises:
+            EnvRunnersError: none is left, and none comes back.
+        """
+        training = env_runner_group is self.env_runner_group
+        back = (self.runners if training else self.eval_runners).bring_back(wait=training)
+        return super().restore_env_runners(env_runner_group) if back else []
+
+    @override(Algorithm)
     def step(self) -> dict[str, Any]:
-        """RLlib's iteration. If an env gives unusable data or the training diverges, what is trained is saved first.
+        """RLlib's iteration. If an env gives unusable data, env runners fail or the training diverges, what is trained
+        is saved first.
 
         Raises:
             TeamEnvError: see :meth:`_play_round`; the message names the checkpoint.
+            EnvRunnersError: see :meth:`_play_round`; likewise.
             DivergenceError: a loss or gradient is NaN or infinite; likewise. The update is not applied.
         """
         try:
             results = super().step()
-        except (TeamEnvError, DivergenceError) as error:
+        except (TeamEnvError, EnvRunnersError, DivergenceError) as error:
             directory = os.path.join(self.logdir, "checkpoint_before_error")
-            os.makedirs(directory, exist_ok=True)
             self.save_checkpoint(directory)
             steps, updates = self._counters[NUM_ENV_STEPS_SAMPLED], self.get_policy().num_grad_updates
             when = f"After {steps:,} env steps and {updates:,} updates: "
             raise type(error)(f"{when}{error} All that was trained before is saved in {directory}.") from error
         policy, replay = self.get_policy(), self.local_replay_buffer
         results["info"] |= {
+            "num_env_runners_hung": self.runners.hung + self.eval_runners.hung,
             "cur_epsilon": policy.epsilon(self._counters[NUM_ENV_STEPS_SAMPLED]),
             **policy.learning_rates(),
             "num_updates": policy.num_grad_updates,
@@ -244,16 +256,15 @@ class ValueDecomposition(Algorithm):
             behaviour network's episodes.
         """
         self._before_evaluate()
-        runners = self.eval_env_runner_group or self.env_runner_group
-        if runners is self.eval_env_runner_group:
-            runners.sync_weights(
+        if self.eval_env_runner_group:
+            self.eval_env_runner_group.sync_weights(
                 from_worker_or_learner_group=self.env_runner_group.local_env_runner,
                 global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]},
             )
         self.callbacks.on_evaluate_start(algorithm=self, metrics_logger=self.metrics)
         config = self.evaluation_config
         seeds = [[self._evaluation_seed, self.iteration, k] for k in range(config.evaluation_duration)]
-        played = {network: evaluate_network(runners, network, seeds, bool(config.explore)) for network in config.networks}
+        played = {network: evaluate_network(self.eval_runners, network, seeds, bool(config.explore)) for network in config.networks}
         results = compare(played)
         results["env_runners"] = summarize_episodes(played[self.get_policy().model.acting_network])
         steps = sum(episode.episode_length for episodes in played.values() for episode in episodes)
@@ -265,9 +276,28 @@ class ValueDecomposition(Algorithm):
         return {**super().__getstate__(), "rng": self._rng.bit_generator.state, "evaluation_seed": self._evaluation_seed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        # RLlib warns where there is a replay that is not wanted, and where there is none.
+        replay = state.get("local_replay_buffer")
+        super().__setstate__({name: value for name, value in state.items() if name != "local_replay_buffer"})
+        if self.config.store_buffer_in_checkpoints and replay:
+            self.local_replay_buffer.set_state(replay)
         self._rng.bit_generator.state = state["rng"]
         self._evaluation_seed = state["evaluation_seed"]
+
+    @override(Algorithm)
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """As RLlib's, but each file is written beside and put in its place when all are whole: what is interrupted leaves
+        the checkpoint that was there before."""
+        folder = Path(checkpoint_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        for killed in folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(killed, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as name:
+            super().save_checkpoint(name)
+            for path in [path for path in Path(name).rglob("*") if path.is_file()]:
+                target = folder / path.relative_to(name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
 
 
 def _keep_freed_memory() -> None:

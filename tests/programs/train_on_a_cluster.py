@@ -46,10 +46,9 @@ def figures():
 
 
 def train_until(healthy):
-    for _ in range(400):
+    algo.train()
+    while algo.env_runner_group.num_healthy_remote_workers() != healthy:
         algo.train()
-        if algo.env_runner_group.num_healthy_remote_workers() == healthy:
-            return
 
 
 def kill_when_both_are_held():
