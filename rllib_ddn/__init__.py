@@ -2,7 +2,7 @@
 
 Importing this package registers everything with Ray: the trainables (``"DDN"``, the hosts alone such as
 ``"QMIX"``, the peers such as ``"CTDS"``), their models, and the envs of :data:`rllib_ddn.envs.ENVS`. Where Ray
-cannot be imported, nothing is registered and nothing else is imported: :mod:`rllib_ddn.deploy` needs NumPy
+or torch cannot be imported, nothing is registered and nothing else is imported: :mod:`rllib_ddn.deploy` needs NumPy
 and onnxruntime there, :mod:`rllib_ddn.networks` and :mod:`rllib_ddn.learning` need torch.
 """
 
@@ -49,14 +49,16 @@ __all__ = [
 ]
 
 try:
+    import gymnasium  # noqa: F401
     import ray  # noqa: F401
+    import torch  # noqa: F401
 except ModuleNotFoundError as error:
-    if error.name != "ray":
+    if error.name not in ("ray", "gymnasium", "torch"):
         raise
 
     def __getattr__(name: str) -> Any:
         if name in __all__:
-            raise ImportError(f"rllib_ddn.{name} needs Ray, which is not installed: pip install 'ray[rllib,tune]'.", name="ray")
+            raise ImportError(f"rllib_ddn.{name} needs Ray and torch: pip install 'ray[rllib,tune]' torch.", name="ray")
         raise AttributeError(f"module 'rllib_ddn' has no attribute {name!r}")
 
 else:

@@ -300,4 +300,4 @@ def test_the_site_builds_and_fetches_nothing(tmp_path):
     reference = (tmp_path / "reference.html").read_text()
     assert "rllib_ddn.networks.mixers.mixer.Mixer.bootstrap" in reference
     assert not re.search(r":(class|func|mod|meth):|code-block::", reference)
-    assert (tmp_path / "repository/tuned_examples/results/figure5.png").is_file()
+    assert (tmp_path / "repository/tuned_examples/results/sight.png").is_file()

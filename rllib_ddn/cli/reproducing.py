@@ -159,13 +159,14 @@ def markdown(name: str, every: pd.DataFrame, caption: str, steps: int, where: st
 
 def _by_quarters(table: Table, every: pd.DataFrame, steps: int) -> str:
     """A line for each network of each row: the evaluations from a tenth of the steps before each quarter's end to a hundredth
-    after it."""
+    after it; of the last, all that follow."""
     quarters = [round(steps * k / 4) for k in (1, 2, 3, 4)]
     header = [*table.header, "network", *(f"{quarter / 1000:,.0f}k" for quarter in quarters), "single seeds at the end"]
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     for row, label in table.labels.items():
         for network in ("", "leader", "follower"):
-            values = [final(every, row, network, quarter - 0.1 * steps, quarter + 0.01 * steps) for quarter in quarters]
+            values = [final(every, row, network, end - 0.1 * steps, end + 0.01 * steps) for end in quarters[:3]]
+            values.append(final(every, row, network, 0.9 * steps))
             if any(map(len, values)):
                 cells = [*label, network, *map(figure_of, values), ", ".join(f"{value:.2f}" for value in values[-1])]
                 lines.append(f"| {' | '.join(cells)} |")

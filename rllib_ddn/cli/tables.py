@@ -120,9 +120,9 @@ TABLES = {
         ("Algorithm",),
         {
             "qmix": ("QMIX",),
-            "ddn": ("DDN, personalized state",),
-            "ddn_raw": ("DDN, raw state",),
-            "ddn_concatenated": ("DDN, local information beside",),
+            "ddn": ("DDN",),
+            "ddn_raw": ("DDN on the raw state",),
+            "ddn_concatenated": ("DDN with z beside",),
         },
         folder="comparisons",
     ),

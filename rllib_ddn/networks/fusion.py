@@ -83,7 +83,7 @@ class IndependentObservationBlock(_FusionBlock):
             ``[M, N, D]``.
         """
         x, (h, b) = obs.flatten(0, 1), self._hypernetworks(z.flatten(0, 1))
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # exporters, which need no gradients, cannot follow a function of one's own
             return _PerRowFusion.apply(x, h, b, self.weight).view(*z.shape[:2], -1)
         products = (x @ self.weight).unflatten(-1, (-1, self.embed_dim))  # [M * N, K + 1, D]
         return torch.baddbmm(b.unsqueeze(1), h.unsqueeze(1), products).view(*z.shape[:2], -1)

@@ -27,7 +27,7 @@ from support.small_team import SIZES, SPEC, local_input
 for package in (rllib_ddn.learning, rllib_ddn.networks):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
-with pytest.raises(ImportError, match=r"rllib_ddn\.DDN needs Ray, which is not installed: pip install 'ray\[rllib,tune\]'\."):
+with pytest.raises(ImportError, match=r"rllib_ddn\.DDN needs Ray and torch: pip install 'ray\[rllib,tune\]' torch\."):
     from rllib_ddn import DDN  # noqa: F401
 assert not hasattr(rllib_ddn, "nonsense")
 
