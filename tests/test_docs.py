@@ -79,7 +79,7 @@ def test_python_blocks_run(checkpoint, tmp_path):
     assert README in pages
     exported = CliRunner().invoke(cli.app, ["export", str(checkpoint), "--out", str(tmp_path / "exported")])
     assert exported.exit_code == 0, exported.output
-    out = run_program("run_pages", checkpoint, tmp_path, *pages, cwd=tmp_path)
+    out = run_program("run_pages", checkpoint, tmp_path, *pages, timeout=500, cwd=tmp_path)
     assert re.findall(r"^ran (.+)$", out, re.MULTILINE) == [str(block) for page in pages for block in blocks(page, "python")]
 
 

@@ -41,9 +41,9 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
 
     @override(ValueDecompositionPolicy)
     def network_of_round(self, seed: Sequence[int]) -> str:
-        """With ``behaviour_network="mixture"`` the leader, with a probability that falls from 1 to 0."""
+        """The ``behaviour_network``; of a "mixture" the leader, with a probability that falls from 1 to 0."""
         if self.config["behaviour_network"] != MIXTURE:
-            return self.model.acting_network
+            return self.config["behaviour_network"]
         share = 1.0 - self.global_timestep / self.config["mixture_timesteps"]
         return LEADER if np.random.default_rng(seed).random() < share else FOLLOWER
 

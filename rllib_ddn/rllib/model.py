@@ -149,7 +149,6 @@ class DDNTorchModel(ValueDecompositionModel):
                 gamma=config["gamma"],
                 **config["intrinsic_reward_config"],
             )
-        self._acting = FOLLOWER if config["behaviour_network"] == MIXTURE else config["behaviour_network"]
 
     @staticmethod
     def _terms(config: Mapping[str, Any]) -> dict[str, tuple[DistillationTerm, float]]:
@@ -168,7 +167,7 @@ class DDNTorchModel(ValueDecompositionModel):
 
     @property
     def acting_network(self) -> str:
-        return self._acting
+        return FOLLOWER
 
     def trained(self) -> dict[str, list[nn.Parameter]]:
         parameters = {HOST: self.host.trained(), FOLLOWER_LEARNER: self.distillation.trained()}

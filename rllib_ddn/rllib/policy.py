@@ -151,7 +151,7 @@ class ValueDecompositionPolicy(TorchPolicyV2):
                 (missing: a new episode begins).
             explore: whether to explore; default: the config's.
             timestep: env steps so far, for epsilon; default: the policy's count.
-            kwargs: ``network="leader"`` or ``"follower"`` overrides ``behaviour_network``.
+            kwargs: ``network``, which network acts; of DDN by default the follower, whoever acts in training.
 
         Returns:
             One array of actions ``[B]`` per agent, the new recurrent state ``[hidden [B, N, H],

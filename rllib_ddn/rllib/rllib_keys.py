@@ -96,7 +96,7 @@ ACCEPTED: dict[str, Accepts] = {
     "env_config": DICT,
     "disable_env_checking": FLAG,
     "explore": FLAG,
-    "seed": whole("a whole number from 0 to 2**31 - 1, or None", 0, 2**31 - 1).or_none(),
+    "seed": whole("a whole number from 0 to 2**31 - 1", 0, 2**31 - 1).or_none(),
     "callbacks_class": _is_class_of(RLlibCallback),
     "model": DICT,
     # Resources.

@@ -253,7 +253,7 @@ class ValueDecomposition(Algorithm):
         Returns:
             ``leader`` and ``follower`` with ``episode_return_mean``, ``win_rate`` where the env knows it,
             and more; ``knowledge_transfer``; and under ``env_runners`` RLlib's own summary of the
-            behaviour network's episodes.
+            episodes of the network that acts for a user.
         """
         self._before_evaluate()
         if self.eval_env_runner_group:
