@@ -170,7 +170,7 @@ def test_the_follower_executes_without_the_state_and_the_leader_does_not(build):
     with_state, without = (algo.compute_single_action(o, state, explore=False) for o in (full, local))
     np.testing.assert_array_equal(with_state[2]["q_values"], without[2]["q_values"])
     batched = [{k: v[None] for k, v in agent.items()} for agent in local]
-    with pytest.raises(TeamEnvError, match='the observation has no "state": the leader needs'):
+    with pytest.raises(TeamEnvError, match='the observation has no "state": training needs it, and a leader'):
         policy.compute_actions(batched, [s[None] for s in state], explore=False, network="leader")
 
 

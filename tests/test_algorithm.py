@@ -63,9 +63,9 @@ def test_remote_runners_act_with_the_learners_weights_and_get_no_others(build):
     (remote,) = algo.env_runner_group.foreach_env_runner(lambda r: r.policy.get_weights(), local_env_runner=False)
     for name, value in own.items():
         if value.any() and not name.startswith("intrinsic.networks.target"):  # these never change
-            assert np.array_equal(value, remote[name]) == name.startswith("distillation.follower."), name
+            assert np.array_equal(value, remote[name]) == name.startswith("host.agent."), name
     sent = algo.env_runner.get_weights(inference_only=True)["default_policy"]
-    assert all(name.startswith("distillation.follower.") for name in sent)
+    assert all(name.startswith("host.agent.") for name in sent)
 
 
 def test_the_learner_stats_are_all_there(build):

@@ -21,6 +21,8 @@ step t + 1.
 
 from __future__ import annotations
 
+import math
+import mmap
 from typing import Any
 
 import lz4.frame
@@ -131,7 +133,7 @@ class EpisodeReplay:
 
     def _reserved(self, like: Episodes) -> Episodes:
         """Room for ``capacity`` episodes as long as these."""
-        return {name: np.zeros((self.capacity, *array.shape[1:]), array.dtype) for name, array in like.items()}
+        return {name: _zeros((self.capacity, *array.shape[1:]), array.dtype) for name, array in like.items()}
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Episodes:
         """``batch_size`` distinct episodes, trimmed to the longest of them.
@@ -175,11 +177,18 @@ class EpisodeReplay:
         slot_of[kept] = np.arange(len(kept))
         self._data = {}
         for name, field in state["packed"].items():
-            self._data[name] = own = np.zeros((self.capacity, *field["shape"]), field["dtype"])
+            self._data[name] = own = _zeros((self.capacity, *field["shape"]), np.dtype(field["dtype"]))
             for k, block in enumerate(field["blocks"]):
                 slots = slot_of[k * field["rows"] : (k + 1) * field["rows"]]
                 array = _unpacked(block, field["dtype"]).reshape(len(slots), *field["shape"])
                 own[slots[slots >= 0]] = array[slots >= 0]
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros in memory of their own, which the system hands out page by page when it is first written. (The allocator
+    would clear, and so touch, what it has kept of earlier arrays.)"""
+    size = math.prod(shape)
+    return np.frombuffer(mmap.mmap(-1, max(1, size * dtype.itemsize)), dtype, size).reshape(shape)
 
 
 def _packed(array: np.ndarray) -> tuple[int, bytes]:
