@@ -15,7 +15,7 @@ BLOCKS = [PersonalizationFusionBlock, IndependentObservationBlock]
 def test_factorized_equals_materialized(kind, dtype):
     torch.manual_seed(0)
     block = kind(X, Z, D, K).to(dtype)
-    torch.nn.init.normal_(block.weight)
+    torch.nn.init.normal_(block.kernels)
     z = torch.randn(M, N, Z, dtype=dtype)
     shared = kind is PersonalizationFusionBlock
     x = torch.randn(M, X, dtype=dtype) if shared else torch.randn(M, N, X, dtype=dtype)
@@ -57,20 +57,38 @@ def units(*shape):
     return one_hots(*shape, density=0.5) * (torch.rand(shape) * 1.3 - 0.3)
 
 
-@pytest.mark.parametrize(
-    ("make", "state_dim", "obs_dim"),
-    [(one_hots, 400, 50), (one_hots, 200, 50), (torch.rand, 50, 20), (torch.randn, 50, 20), (units, 322, 176), (units, 27, 17)],
-)
-def test_x_w_starts_small_beside_b(make, state_dim, obs_dim):
-    """Over time steps and agents, ``x W`` has about a tenth of B's variance, whatever the size and density of x."""
+INPUTS = [(one_hots, 400, 50), (one_hots, 200, 50), (torch.rand, 50, 20), (torch.randn, 50, 20), (units, 322, 176), (units, 27, 17)]
+
+
+def inputs(make, state_dim, obs_dim):
+    """Of 500 steps of 8 agents, what each kind of block multiplies, and z."""
     torch.manual_seed(0)
     state, obs = make(500, state_dim), make(500, 8, obs_dim)
     z = torch.cat([obs, one_hots(500, 8, 14)], -1)
+    return [(PersonalizationFusionBlock, state, z), (IndependentObservationBlock, obs, z)]
+
+
+@pytest.mark.parametrize(("make", "state_dim", "obs_dim"), INPUTS)
+def test_x_w_starts_small_beside_b(make, state_dim, obs_dim):
+    """Over time steps and agents, ``x W`` has about a tenth of B's variance, whatever the size and density of x."""
     variance = lambda rows: rows.flatten(0, -2).var(0).mean().item()  # noqa: E731
-    for kind, x in (PersonalizationFusionBlock, state), (IndependentObservationBlock, obs):
+    for kind, x, z in inputs(make, state_dim, obs_dim):
         block = kind(x.shape[-1], z.shape[-1], 64, 8)
         b = block.bias(z.clone()).detach()
         assert 0.03 < variance(block(x, z).detach() - b) / variance(b) < 0.3
+
+
+@pytest.mark.parametrize(("make", "state_dim", "obs_dim"), INPUTS)
+def test_x_w_learns_no_faster_than_b(make, state_dim, obs_dim):
+    """A step of Adam moves every parameter equally far; S has many, so x W would run away from B with it."""
+    for kind, x, z in inputs(make, state_dim, obs_dim):
+        block = kind(x.shape[-1], z.shape[-1], 64, 8)
+        before, b = block(x, z).detach(), block.bias(z.clone()).detach()
+        (block(x, z) * torch.randn(len(z), 8, 64)).sum().backward()
+        torch.optim.Adam(block.parameters(), lr=1e-3).step()
+        of_b = block.bias(z.clone()).detach() - b
+        of_w = block(x, z).detach() - before - of_b
+        assert of_w.square().mean() < of_b.square().mean()
 
 
 def test_every_agent_has_weights_of_its_own():

@@ -6,9 +6,9 @@ Both blocks generate their weights W and biases B from an agent's local informat
 the *Independent Observation Block* of the follower multiplies the agent's own observation.
 
 W is never built. With ``h = ReLU(Linear(z))`` of size K, a hypernetwork that is linear in h gives
-``W = sum_k h_k A_k + C``, so
+``W = (sum_k h_k A_k + C) / sqrt(X)`` for an x of size X, so
 
-    ``x W  =  sum_k h_k (x A_k) + x C``
+    ``sqrt(X) x W  =  sum_k h_k (x A_k) + x C``
 
 which is one ordinary linear layer of x with K + 1 outputs for every output of the block, weighted
 by h and a 1. For the leader that layer is computed once per time step and shared by all agents.
@@ -28,9 +28,10 @@ from torch.nn import functional
 class _FusionBlock(nn.Module):
     """The two hypernetworks of a block: W's has a hidden layer, B's is linear.
 
-    B alone tells what the agent sees; what W adds must not drown it before it has learned anything.
-    So W's last layer starts small: over time steps and agents, x W varies about a tenth as much as B
-    does, whatever the size of x.
+    B alone tells what the agent sees; what W adds must not drown it. So x W starts small: over time
+    steps and agents it varies about a tenth as much as B does, whatever the size of x. And it stays
+    small until it is of use: an optimizer like Adam moves every parameter equally far, and x has many,
+    so W is its parameters divided by sqrt(X).
 
     Args:
         input_dim: X, the size of what is fused.
@@ -43,14 +44,14 @@ class _FusionBlock(nn.Module):
         super().__init__()
         self.embed_dim, self.hyper_dim = embed_dim, hyper_dim
         self.hyper = nn.Linear(local_dim, hyper_dim)
-        # All A_k, then C: the last layer of W's hypernetwork, vec(W) = Linear(h).
-        bound = 0.3 / math.sqrt(input_dim)
-        self.weight = nn.Parameter(torch.empty(input_dim, (hyper_dim + 1) * embed_dim).uniform_(-bound, bound))
+        # All A_k, then C: the last layer of W's hypernetwork, vec(W) = Linear(h) / sqrt(X).
+        self.kernels = nn.Parameter(torch.empty(input_dim, (hyper_dim + 1) * embed_dim).uniform_(-0.3, 0.3))
+        self.scale = 1 / math.sqrt(input_dim)
         self.bias = nn.Linear(local_dim, embed_dim)
 
     def _hypernetworks(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """``(h, 1)`` ``[M, K + 1]`` and B ``[M, D]`` of rows z ``[M, Z]``."""
-        return functional.pad(torch.relu_(self.hyper(z)), (0, 1), value=1.0), self.bias(z)
+        """``(h, 1) / sqrt(X)`` ``[M, K + 1]`` and B ``[M, D]`` of rows z ``[M, Z]``."""
+        return functional.pad(torch.relu_(self.hyper(z)), (0, 1), value=1.0) * self.scale, self.bias(z)
 
 
 class PersonalizationFusionBlock(_FusionBlock):
@@ -66,7 +67,7 @@ class PersonalizationFusionBlock(_FusionBlock):
             ``[M, N, D]``.
         """
         h, b = (rows.view(*z.shape[:2], -1) for rows in self._hypernetworks(z.flatten(0, 1)))
-        products = (state @ self.weight).unflatten(-1, (-1, self.embed_dim))  # [M, K + 1, D]
+        products = (state @ self.kernels).unflatten(-1, (-1, self.embed_dim))  # [M, K + 1, D]
         return torch.baddbmm(b, h, products)
 
 
@@ -84,8 +85,8 @@ class IndependentObservationBlock(_FusionBlock):
         """
         x, (h, b) = obs.flatten(0, 1), self._hypernetworks(z.flatten(0, 1))
         if torch.is_grad_enabled():  # exporters, which need no gradients, cannot follow a function of one's own
-            return _PerRowFusion.apply(x, h, b, self.weight).view(*z.shape[:2], -1)
-        products = (x @ self.weight).unflatten(-1, (-1, self.embed_dim))  # [M * N, K + 1, D]
+            return _PerRowFusion.apply(x, h, b, self.kernels).view(*z.shape[:2], -1)
+        products = (x @ self.kernels).unflatten(-1, (-1, self.embed_dim))  # [M * N, K + 1, D]
         return torch.baddbmm(b.unsqueeze(1), h.unsqueeze(1), products).view(*z.shape[:2], -1)
 
 
@@ -115,11 +116,11 @@ class _PerRowFusion(torch.autograd.Function):
     CHUNK = 512
 
     @staticmethod
-    def forward(ctx, x: Tensor, h: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-        """x ``[M, X]``, h ``[M, K]``, b ``[M, D]``, weight ``[X, K * D]`` with all A_k; returns ``[M, D]``."""
+    def forward(ctx, x: Tensor, h: Tensor, b: Tensor, kernels: Tensor) -> Tensor:
+        """x ``[M, X]``, h ``[M, K]``, b ``[M, D]``, kernels ``[X, K * D]`` with all A_k; returns ``[M, D]``."""
         products = x.new_empty(*h.shape, b.shape[1])  # [M, K, D]
         for rows in _PerRowFusion._chunks(x):
-            torch.mm(x[rows], weight, out=products[rows].flatten(1))
+            torch.mm(x[rows], kernels, out=products[rows].flatten(1))
             b[rows].unsqueeze(1).baddbmm_(h[rows].unsqueeze(1), products[rows])
         ctx.save_for_backward(x, h, products)
         ctx.mark_dirty(b)
@@ -130,13 +131,13 @@ class _PerRowFusion(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         x, h, products = ctx.saved_tensors
         grad = grads[0]  # [M, D]
-        d_h, d_weight = torch.empty_like(h), x.new_zeros(x.shape[1], products[0].numel())
+        d_h, d_kernels = torch.empty_like(h), x.new_zeros(x.shape[1], products[0].numel())
         for rows in _PerRowFusion._chunks(x):
             g = grad[rows].unsqueeze(1)  # [chunk, 1, D]
             torch.bmm(products[rows], g.transpose(1, 2), out=d_h[rows].unsqueeze(2))
             d_products = h[rows].unsqueeze(2) * g  # [chunk, K, D]
-            d_weight.addmm_(x[rows].t(), d_products.flatten(1))
-        return None, d_h, grad, d_weight
+            d_kernels.addmm_(x[rows].t(), d_products.flatten(1))
+        return None, d_h, grad, d_kernels
 
     @staticmethod
     def _chunks(x: Tensor) -> Iterator[slice]:

@@ -12,11 +12,11 @@ from rllib_ddn.networks.leaders import RawFollower, RawLeader
 def generated(block, z):
     """W(z) ``[..., X, D]``, built for every row, and B(z) ``[..., D]`` of a fusion block, as the paper has them."""
     h = torch.relu(block.hyper(z))  # [..., K]
-    *a, c = block.weight.unflatten(1, (block.hyper_dim + 1, block.embed_dim)).transpose(0, 1)
+    *a, c = block.kernels.unflatten(1, (block.hyper_dim + 1, block.embed_dim)).transpose(0, 1)
     w = torch.zeros(*z.shape[:-1], *c.shape, dtype=z.dtype) + c
     for k, a_k in enumerate(a):
         w = w + h[..., k, None, None] * a_k
-    return w, z @ block.bias.weight.t() + block.bias.bias
+    return w / len(c) ** 0.5, z @ block.bias.weight.t() + block.bias.bias
 
 
 def unroll(network, z, state):
