@@ -7,7 +7,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from rllib_ddn import DDN, DDNConfig, QMIXConfig, VDNConfig
+from rllib_ddn import DDN, DDNConfig, Mixer, QMIXConfig, VDNConfig
 from rllib_ddn.cli.experiments import check
 from rllib_ddn.rllib.keys import declared
 from rllib_ddn.rllib.rllib_keys import ACCEPTED, HINTS
@@ -234,3 +234,18 @@ def test_messages_of_a_host_do_not_speak_of_ddn():
     with pytest.raises(TeamEnvError, match="different lengths"):
         TeamSpec.from_spaces(Tuple([Dict(agent), Dict({**agent, "obs": Box(0, 1, (3,))})]), Tuple([Discrete(2)] * 2))
     assert "DDN" not in refusal({"num_learners": 2}, QMIXConfig)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"policies_to_train": lambda *_: None}, r"policies_to_train is \['default_policy'\], or None"),
+        ({"env": Mixer}, r"env <class .*Mixer'> cannot be made: it raised TypeError: Can't instantiate abstract class Mixer"),
+        ({"env": "0.0"}, r"env '0\.0' cannot be made: it raised TypeError"),
+        ({"enable_env_runner_and_connector_v2": True}, "False like enable_env_runner_and_connector_v2: these algorithms run on"),
+    ],
+)
+def test_what_random_settings_have_found(settings, words):
+    with pytest.raises(ValueError, match=words) as error:
+        small_config().update_from_dict(settings).build_algo()
+    assert "\n" not in str(error.value)

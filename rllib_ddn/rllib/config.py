@@ -21,6 +21,7 @@ from rllib_ddn.envs import ENVS
 from rllib_ddn.envs.grouping import as_team_env, team_of
 from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
+from rllib_ddn.rllib.faults import Failure
 from rllib_ddn.rllib.keys import (
     ABOVE_0,
     AT_LEAST_0,
@@ -311,6 +312,10 @@ class ValueDecompositionConfig(AlgorithmConfig):
             there = f"{', '.join(ENVS)}, and those that you register with ray.tune.register_env()"
             near = did_you_mean(self.env, ENVS)
             raise TeamEnvError(f"env is {self.env!r}, which is not registered: there are {there}.{near}") from error
+        except ValueError:
+            raise
+        except Exception as error:
+            raise TeamEnvError(f"env {shown(self.env)} cannot be made: it {Failure.of(error).why}.") from error
         _, observation_space, action_space = team_of(env)
         if hasattr(env, "close"):
             env.close()

@@ -87,6 +87,8 @@ _UNITS = Accepts(
     "a number in [0, 1] or a whole number above 1", lambda n: AT_LEAST_0.check(n) and (n <= 1 or float(n).is_integer())
 )
 
+_POLICY_API = "these algorithms run on RLlib's Policy API"
+
 # Keys that mean here what they mean in RLlib.
 ACCEPTED: dict[str, Accepts] = {
     "env": Accepts(
@@ -144,15 +146,14 @@ ACCEPTED: dict[str, Accepts] = {
     ),
     "policies_to_train": Accepts(
         f"[{DEFAULT_POLICY_ID!r}], or None: one team has one policy",
-        lambda value: (
-            value is None or callable(value) or (isinstance(value, (set, list, tuple)) and list(value) == [DEFAULT_POLICY_ID])
-        ),
+        lambda value: value is None or (isinstance(value, (set, list, tuple)) and list(value) == [DEFAULT_POLICY_ID]),
     ),
     "policy_mapping_fn": Accepts("a function", callable),
     # What these algorithms cannot do without.
     "framework_str": _is("torch"),
-    "enable_rl_module_and_learner": _is(False, ": these algorithms run on RLlib's Policy API"),
-    "enable_env_runner_and_connector_v2": _is(False, ": these algorithms run on RLlib's Policy API"),
+    # Where one is True, RLlib makes the other True, too.
+    "enable_rl_module_and_learner": _is(False, f" like enable_env_runner_and_connector_v2: {_POLICY_API}"),
+    "enable_env_runner_and_connector_v2": _is(False, f": {_POLICY_API}"),
     "batch_mode": _is("complete_episodes", ", updates need whole episodes"),
     "observation_filter": _is("NoFilter", ": the replay keeps observations as the env gives them"),
     "grad_clip_by": _is("global_norm", ", of each optimizer"),
