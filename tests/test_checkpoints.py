@@ -1,5 +1,8 @@
 """Checkpoints: a restored run continues exactly, and weights that do not fit are refused."""
 
+from contextlib import nullcontext
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ray.rllib.algorithms import algorithm as algorithm_module
@@ -80,6 +83,40 @@ def test_a_save_that_is_interrupted_leaves_the_checkpoint_before_it_whole(build,
     other.restore(str(tmp_path))
     assert other.training_iteration == 2
     assert not list(tmp_path.glob(".unfinished-*"))
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_a_save_that_ends_between_two_of_its_moves_leaves_no_mixture(build, tmp_path, monkeypatch, moved):
+    """All files of the second checkpoint are whole, and only some are in their places: iteration, counters, replay, weights
+    and optimizers are all those of the first or all those of the second."""
+    algo, saved, left, replace = build(), [], 99, Path.replace
+
+    def killed(self, target):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    for number in range(2):
+        for _ in range(3):
+            algo.train()
+        policy = algo.get_policy()
+        saved.append((policy.num_grad_updates, {name: value.copy() for name, value in policy.get_weights().items()}))
+        left = moved if number else 99
+        with pytest.raises(KeyboardInterrupt) if number else nullcontext():
+            algo.save_checkpoint(str(tmp_path))
+    other = build()
+    other.restore(str(tmp_path))
+    policy, which = other.get_policy(), other.training_iteration // 3 - 1
+    assert which == (moved > 0)
+    updates, weights = saved[which]
+    assert policy.num_grad_updates == float(policy.optimizers["follower"].state_dict()["state"][0]["step"]) == updates
+    assert len(other.local_replay_buffer) == 6 * (which + 1)
+    assert other.local_replay_buffer.num_steps == other._counters["num_env_steps_sampled"]
+    for name, value in policy.get_weights().items():
+        np.testing.assert_array_equal(value, weights[name])
 
 
 def one_line(error):

@@ -275,9 +275,16 @@ class ValueDecomposition(Algorithm):
         return results
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rng": self._rng.bit_generator.state, "evaluation_seed": self._evaluation_seed}
+        state = super().__getstate__()
+        return {
+            **state,
+            "policies": state["worker"]["policy_states"],  # which RLlib itself writes to other files
+            "rng": self._rng.bit_generator.state,
+            "evaluation_seed": self._evaluation_seed,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state["worker"]["policy_states"] = state.get("policies", state["worker"]["policy_states"])  # older ones lack it
         # RLlib warns where there is a replay that is not wanted, and where there is none.
         replay = state.get("local_replay_buffer")
         super().__setstate__({name: value for name, value in state.items() if name != "local_replay_buffer"})
@@ -288,15 +295,19 @@ class ValueDecomposition(Algorithm):
 
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """As RLlib's, but each file is written beside and put in its place when all are whole: what is interrupted leaves
-        the checkpoint that was there before."""
+        """As RLlib's, but each file is written beside and put in its place when all are whole.
+
+        Whatever is interrupted or killed leaves the checkpoint that was there before, or the new one, and no mixture:
+        ``algorithm_state.pkl`` is moved first, in one step, and holds all that is restored. ``policies/`` is for
+        ``Policy.from_checkpoint()`` alone; ``rllib_checkpoint.json``, which tells a checkpoint, comes last.
+        """
         folder = Path(checkpoint_dir)
         folder.mkdir(parents=True, exist_ok=True)
         for killed in folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(killed, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as name:
             super().save_checkpoint(name)
-            for path in [path for path in Path(name).rglob("*") if path.is_file()]:
+            for path in sorted(path for path in Path(name).rglob("*") if path.is_file()):
                 target = folder / path.relative_to(name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
