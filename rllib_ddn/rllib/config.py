@@ -46,7 +46,7 @@ from rllib_ddn.rllib.keys import (
     whole,
 )
 from rllib_ddn.rllib.model import AGENT, class_of
-from rllib_ddn.rllib.rllib_keys import ACCEPTED, EPSILON_GREEDY, HINTS, check_rllibs_keys
+from rllib_ddn.rllib.rllib_keys import ACCEPTED, EPSILON_GREEDY, HINTS, MODEL, check_rllibs_keys
 from rllib_ddn.team import TeamEnvError, TeamSpec
 
 RENAMED = {"lpn_lr": "follower_lr", "idm_lr": "intrinsic_lr"}
@@ -242,6 +242,12 @@ class ValueDecompositionConfig(AlgorithmConfig):
             if isinstance(config_dict[name], str):
                 config_dict[name] = deserialize_type(config_dict[name])
             ACCEPTED["callbacks_class"].validate(name, config_dict[name])
+        # What RLlib takes for a class, or for the path of one.
+        replay, model = config_dict.get("replay_buffer_config"), config_dict.get("model")
+        if isinstance(replay, dict) and "type" in replay:
+            declared(type(self))["replay_buffer_config"].accepts.validate("replay_buffer_config", replay)
+        if isinstance(model, dict) and not isinstance(model.get("custom_model"), str):
+            MODEL["custom_model"].validate("model['custom_model']", model.get("custom_model"))
         return super().update_from_dict(config_dict)
 
     @override(AlgorithmConfig)

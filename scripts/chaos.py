@@ -1,0 +1,433 @@
+"""Trains on a cluster of two nodes while everything fails that can, and counts what was lost.
+
+python scripts/chaos.py [--seed 1] [--minutes 30 | --short] [--folder FOLDER]
+
+A small DDN plays Predator-Prey with an env runner on each node. In an order that the seed draws, env runners, a node and
+the trainer are killed by SIGKILL, and envs raise, hang and give NaN; ``--short`` does each once. A killed trainer goes on
+from its last checkpoint, one that a NaN has ended from the checkpoint that it names.
+
+Three books are kept in the folder: ``played`` by the envs (an episode's ticket when it begins; ticket, length, checksum and
+return when it ends), ``trained`` by the trainer (counters, and the tickets of new episodes in replay), and between its lines
+what was done to it. Each state in replay ends in the ticket of its episode. In the end the books are compared, a table
+tells what was lost, and the exit code is 1 if anything does not add up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import ray
+from ray.cluster_utils import Cluster
+from ray.rllib.algorithms.algorithm import Algorithm
+
+from rllib_ddn import DDNConfig, TeamEnvError
+from rllib_ddn.envs.predator_prey import parallel_env
+
+RUNNERS, GAMES, BATCH, CAPACITY = 2, 2, 8, 2000
+SAVE_EVERY = 10  # iterations
+HANG_S = 8.0  # after which an env runner counts as hung
+PATIENCE_S = 300.0  # for whatever is awaited
+TICKET_BYTES = 6
+RULES = {"grid_size": 4, "num_predators": 3, "num_prey": 2, "penalty": 0.5, "episode_limit": 12, "sight": 1}
+
+
+class Unruly(parallel_env):
+    """Predator-Prey that does what a file ``raise``, ``hang`` or ``nan`` in the folder tells it, and takes the file away."""
+
+    def __init__(self, folder: str, **rules: Any):
+        self._ticket = np.zeros(TICKET_BYTES, np.uint8)
+        super().__init__(**rules)
+        self._folder = Path(folder)
+        for seen in self.observation_spaces.values():
+            seen.spaces["observation"] = gymnasium.spaces.Box(0, 1, self._view_shape, np.float32)
+        self.state_space = gymnasium.spaces.Box(0, 1, self.state().shape, np.int8)
+
+    def reset(self, seed: int | None = None, options: dict | None = None):
+        self._ticket = np.frombuffer(os.urandom(TICKET_BYTES), np.uint8)
+        self._length, self._return = 0, 0.0
+        started = super().reset(seed, options)
+        self._checksum = zlib.crc32(self.state().tobytes())
+        return started
+
+    def step(self, actions: dict[str, int]):
+        if not self._length:
+            note(self._folder / "played", begun=self._ticket.tobytes().hex(), job=job(), pid=os.getpid())
+        if self._told("raise"):
+            raise RuntimeError("told to raise")
+        if self._told("hang"):
+            time.sleep(3600)
+        observations, rewards, *ends = super().step(actions)
+        self._length += 1
+        self._return += next(iter(rewards.values()))
+        self._checksum = zlib.crc32(self.state().tobytes(), self._checksum)
+        if not self.agents:
+            note(self._folder / "played", ended=[self._ticket.tobytes().hex(), self._length, self._checksum, self._return])
+        if self._told("nan"):
+            next(iter(observations.values()))["observation"][:] = np.nan
+        return observations, rewards, *ends
+
+    def state(self) -> np.ndarray:
+        return np.concatenate([super().state(), np.unpackbits(self._ticket).view(np.int8)])
+
+    def _observations(self):
+        seen = super()._observations()
+        return {agent: {**each, "observation": each["observation"].astype(np.float32)} for agent, each in seen.items()}
+
+    def _told(self, what: str) -> bool:
+        try:
+            (self._folder / what).unlink()  # by one env only
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def note(book: Path, **line: Any) -> None:
+    """Appends a line in one write, which no other process's line and no SIGKILL cuts in two."""
+    with book.open("ab", buffering=0) as file:
+        file.write(json.dumps(line).encode() + b"\n")
+
+
+def read(book: Path, start: int = 0) -> list[dict[str, Any]]:
+    """The whole lines of a book, from a byte on."""
+    with book.open("rb") as file:
+        file.seek(start)
+        return [json.loads(line) for line in file if line.startswith(b"{") and line.endswith(b"}\n")]
+
+
+def job() -> str:
+    """Ray's name for a life of the trainer, in the trainer and in its env runners."""
+    return ray.get_runtime_context().get_job_id()
+
+
+# The trainer ------------------------------------------------------------------------------------------------------------
+
+
+def train(folder: Path, address: str, restore: str | None) -> int:
+    """Trains until there is a file ``stop``; returns 3 if an env has given NaN."""
+    ray.init(address=address, log_to_driver=False)
+    book, checkpoint = folder / "trained", str(folder / "checkpoint")
+    algo = Algorithm.from_checkpoint(restore) if restore else make_config(folder).build_algo()
+    note(book, life=job(), **figures(algo))
+    while not (folder / "stop").exists():
+        before = algo.local_replay_buffer.num_added
+        try:
+            algo.train()
+        except TeamEnvError as error:
+            note(book, refused=str(error))
+            return 3
+        new = [ticket for ticket, *_ in rows(algo, np.arange(before, algo.local_replay_buffer.num_added) % CAPACITY)]
+        note(book, new=new, **figures(algo))
+        if algo.iteration % SAVE_EVERY == 0:
+            note(book, saving=algo.iteration)
+            algo.save_checkpoint(checkpoint)
+            note(book, saved=algo.iteration)
+    note(book, replay=rows(algo, np.arange(len(algo.local_replay_buffer))), **figures(algo))
+    algo.stop()
+    return 0
+
+
+def make_config(folder: Path) -> DDNConfig:
+    """Rounds of two episodes for each of two env runners, an update for each episode."""
+    config = (
+        DDNConfig()
+        .environment("pettingzoo", env_config={"env": Unruly, "folder": str(folder), "team_reward": "mean", **RULES})
+        .env_runners(num_env_runners=RUNNERS, num_envs_per_env_runner=GAMES, sample_timeout_s=HANG_S)
+        .training(train_batch_size=BATCH, replay_buffer_config={"capacity": CAPACITY}, agent_hidden_dim=16)
+        .evaluation(evaluation_interval=None)
+        .debugging(seed=1, log_level="ERROR", log_sys_usage=False)
+    )
+    return config.reporting(min_sample_timesteps_per_iteration=1)
+
+
+def figures(algo: Algorithm) -> dict[str, Any]:
+    """What the algorithm says of itself."""
+    policy, replay = algo.get_policy(), algo.local_replay_buffer
+    adam = policy.optimizers["follower"].state_dict()["state"]
+    return {
+        "iterations": algo.iteration,
+        "episodes": algo._counters["num_episodes_sampled"],
+        "steps": algo._counters["num_env_steps_sampled"],
+        "updates": policy.num_grad_updates,
+        "optimizer": int(adam[0]["step"]) if adam else 0,
+        "held": len(replay),
+        "held_steps": replay.num_steps,
+        "lost": algo._counters["num_episodes_lost"],
+        "healthy": algo.env_runner_group.num_healthy_remote_workers(),
+    }
+
+
+def rows(algo: Algorithm, slots: np.ndarray) -> list[list[Any]]:
+    """Ticket, length, checksum and return of episodes in replay, as the envs note them."""
+    found = []
+    for slot in slots:
+        length = int(algo.local_replay_buffer._data["length"][slot])
+        state = algo.local_replay_buffer._data["state"][slot, : length + 1]
+        ticket = np.packbits(state[0, -8 * TICKET_BYTES :].view(np.uint8)).tobytes().hex()
+        total = float(algo.local_replay_buffer._data["rewards"][slot, :length].sum())
+        found.append([ticket, length, zlib.crc32(state.tobytes()), total])
+    return found
+
+
+# What is done to it -----------------------------------------------------------------------------------------------------
+
+
+class Chaos:
+    """The cluster, the trainer, and what befalls them. Whatever it kills it has started."""
+
+    def __init__(self, folder: Path, seed: int):
+        self.folder, self.book, self.rng = folder, folder / "trained", np.random.default_rng(seed)
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self.node = self.add_node()
+        self.faults: dict[str, Callable[[], None]] = {
+            "an env runner is killed": lambda: self.kill_env_runners(1),
+            "all env runners are killed": lambda: self.kill_env_runners(RUNNERS),
+            "a node is killed": self.kill_node,
+            "an env raises": lambda: self.tell_an_env("raise"),
+            "an env hangs": lambda: self.tell_an_env("hang"),
+            "an env gives NaN": self.give_nan,
+            "the trainer is killed": self.kill_trainer,
+            "the trainer is killed as it saves": self.kill_trainer_as_it_saves,
+        }
+
+    def run(self, seconds: float) -> None:
+        """Every fault once, in a random order, and again until the time is over; then all come back and it ends."""
+        until, number = time.monotonic() + seconds, 0
+        while number == 0 or time.monotonic() < until:
+            for name in self.rng.permutation(list(self.faults)):
+                self.train_on(2)
+                time.sleep(self.rng.uniform(0, min(3.0, seconds / 100)))
+                number += 1
+                print(f"{time.strftime('%H:%M:%S')} {number:4d} {name}", file=sys.stderr, flush=True)
+                note(self.book, fault=str(name))
+                self.faults[str(name)]()
+                if number >= len(self.faults) and time.monotonic() > until:
+                    break
+        self.await_all()
+        self.train_on(3)
+        (self.folder / "stop").touch()
+        self.await_end(0)
+
+    def kill_env_runners(self, count: int) -> None:
+        start = (self.folder / "played").stat().st_size
+        self.train_on(2)
+        playing = sorted({line["pid"] for line in read(self.folder / "played", start) if "begun" in line})
+        before = self.now()["lost"]
+        for pid in self.rng.permutation(playing)[:count]:
+            os.kill(int(pid), signal.SIGKILL)
+        self.wait("the loss is counted", lambda: self.now()["lost"] > before)
+
+    def kill_node(self) -> None:
+        self.await_all()
+        before = self.now()["lost"]
+        self.cluster.remove_node(self.node, allow_graceful=False)
+        self.wait("the loss is counted", lambda: self.now()["lost"] > before)
+        self.train_on(5)
+        self.node = self.add_node()
+
+    def add_node(self) -> Any:
+        """Another node; on a busy machine Ray may find in 30 s that it takes too long."""
+        for _ in range(5):
+            try:
+                return self.cluster.add_node(num_cpus=1)
+            except Exception as error:
+                print(f"chaos: once more, as {error}", file=sys.stderr)
+        sys.exit("chaos: no node can be started")
+
+    def tell_an_env(self, what: str) -> None:
+        before = self.now()["lost"]
+        (self.folder / what).touch()
+        self.wait("the loss is counted", lambda: self.now()["lost"] > before)
+
+    def give_nan(self) -> None:
+        (self.folder / "nan").touch()
+        self.await_end(3)
+        self.start_trainer(read(self.book, self.start)[-1]["refused"].rpartition(" is saved in ")[2].rstrip("."))
+
+    def kill_trainer(self, longest_wait_s: float = 1.0) -> None:
+        time.sleep(self.rng.uniform(0, longest_wait_s))
+        self.trainer.kill()
+        self.await_end(-signal.SIGKILL)
+        self.start_trainer(str(self.folder / "checkpoint"))
+
+    def kill_trainer_as_it_saves(self) -> None:
+        start = self.book.stat().st_size
+        self.wait("it saves", lambda: any("saving" in line for line in read(self.book, start)), pause=0.002)
+        self.kill_trainer(0.03)
+
+    def start_trainer(self, restore: str = "") -> None:
+        """Starts it, from a checkpoint if it has ever saved one, and waits until it has played."""
+        self.start = self.book.stat().st_size
+        arguments = ["--folder", self.folder, "--address", self.cluster.address]
+        if restore and Path(restore, "rllib_checkpoint.json").exists():
+            arguments += ["--restore", restore]
+        with (self.folder / "trainer.log").open("ab") as log:
+            self.trainer = subprocess.Popen([sys.executable, __file__, *map(str, arguments)], stdout=log, stderr=log)
+        self.train_on(1)
+
+    def now(self) -> dict[str, Any]:
+        """The trainer's last figures, of this life."""
+        start = max(self.start, self.book.stat().st_size - 8192)  # where no line may begin
+        lines = read(self.book, start)
+        return next((line for line in reversed(lines) if "iterations" in line), {"iterations": -1})
+
+    def train_on(self, iterations: int) -> None:
+        self.wait("it trains", lambda: "lost" in self.now())
+        last = self.now()["iterations"] + iterations
+        self.wait("it trains", lambda: self.now()["iterations"] >= last)
+
+    def await_all(self) -> None:
+        self.wait("all env runners are back", lambda: self.now()["healthy"] == RUNNERS)
+
+    def wait(self, event: str, happened: Callable[[], bool], pause: float = 0.05) -> None:
+        """Waits until something has happened, while the trainer runs."""
+        since = time.monotonic()
+        while not happened():
+            if self.trainer.poll() is not None or time.monotonic() - since > PATIENCE_S:
+                sys.exit(f"chaos: {event}? The trainer's exit code: {self.trainer.poll()}; see {self.folder}/trainer.log")
+            time.sleep(pause)
+
+    def await_end(self, code: int) -> None:
+        if self.trainer.wait(PATIENCE_S) != code:
+            sys.exit(f"chaos: the trainer's exit code is {self.trainer.returncode}, not {code}; see {self.folder}/trainer.log")
+
+    def close(self) -> None:
+        if hasattr(self, "trainer"):
+            self.trainer.kill()
+        self.cluster.shutdown()
+
+
+# What was lost ----------------------------------------------------------------------------------------------------------
+
+
+def judge(folder: Path) -> tuple[str, bool]:
+    """Compares the books; returns a table, and whether all adds up."""
+    begun: dict[str, set[str]] = defaultdict(set)  # tickets by life
+    ended: dict[str, list[Any]] = {}
+    for line in read(folder / "played"):
+        if "begun" in line:
+            begun[line["job"]].add(line["begun"])
+        else:
+            ended[line["ended"][0]] = line["ended"]
+    times, in_flight, undone, undone_updates = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    kept: list[dict[str, Any]] = []  # the lines of iterations that were not undone
+    first: dict[str, Any] = {}  # of this life
+    last: dict[str, Any] = {}
+    received: set[str] = set()  # in this life
+    fault, saved, whole, lives, unexplained = "", 0, 0, 0, 0
+
+    def end_life(allowed: int) -> None:
+        nonlocal unexplained
+        missing = len(begun[first["life"]] - received)
+        counted = last["lost"] - first["lost"]
+        in_flight[fault] += max(0, missing - counted)
+        unexplained += max(0, missing - counted - allowed)
+
+    for line in read(folder / "trained"):
+        if "fault" in line:
+            fault = line["fault"]
+            times[fault] += 1
+        elif "saved" in line:
+            saved = line["saved"]
+        elif "refused" in line:
+            saved = last["iterations"]
+        elif "life" in line:
+            if first:
+                end_life(RUNNERS * GAMES)
+            lives += 1
+            back = [each for each in kept if each["iterations"] > line["iterations"]]
+            kept = kept[: len(kept) - len(back)]
+            undone[fault] += sum(len(each["new"]) for each in back)
+            undone_updates[fault] += last["updates"] - line["updates"] if last else 0
+            before = kept[-1] if kept else dict.fromkeys(line, 0)
+            same = all(line[name] == before[name] for name in ("iterations", "episodes", "steps", "updates", "optimizer", "held"))
+            whole += same and line["iterations"] >= saved
+            first = last = line
+            received = set()
+        elif "new" in line:
+            in_flight[fault] += line["lost"] - last["lost"]
+            received.update(line["new"])
+            kept.append(line)
+            last = line
+    end_life(0)
+    end = read(folder / "trained")[-1]
+    tickets = [ticket for line in kept for ticket in line["new"]]
+    lengths = [ended[ticket][1] if ticket in ended else 0 for ticket in tickets]
+    total, updates = 0, 0
+    for line in kept:
+        total += len(line["new"])
+        updates += len(line["new"]) if total >= BATCH else 0
+    replay = {row[0]: row for row in end.get("replay", [])}
+    right = [ticket for ticket in tickets[-CAPACITY:] if ticket in ended and replay.get(ticket) == ended[ticket]]
+    sums = [
+        ("iterations", end["iterations"], len(kept)),
+        ("episodes", end["episodes"], len(set(tickets) & ended.keys())),
+        ("env steps", end["steps"], sum(lengths)),
+        ("updates", end["updates"], updates),
+        ("steps of the follower's optimizer", end["optimizer"], updates),
+        ("episodes in replay, with the checksums of the envs", end["held"], len(right)),
+        ("env steps in replay", end["held_steps"], sum(ended[ticket][1] for ticket in right)),
+        ("lives of the trainer that began whole", lives, whole),
+        ("episodes lost that nothing explains", 0, unexplained),
+    ]
+    text = [f"{'':52}{'times':>12}{'episodes lost':>16}{'episodes and updates':>24}"]
+    text += [f"{'':52}{'':12}{'in flight':>16}{'after a checkpoint':>24}"]
+    for name in [*sorted(times), "all"]:
+        some = [name] if name != "all" else list(times)
+        a, b, c, d = (sum(count[each] for each in some) for count in (times, in_flight, undone, undone_updates))
+        text.append(f"{name:52}{a:12,}{b:16,}{f'{c:,} and {d:,}' if c or d else '':>24}")
+    text += ["", f"{'':52}{'algorithm':>12}{'counted beside':>16}"]
+    text += [
+        f"{name:52}{said:12,}{counted:16,}{'' if said == counted else '   DOES NOT ADD UP':>24}" for name, said, counted in sums
+    ]
+    return "\n".join(text), "replay" in end and all(said == counted for _, said, counted in sums)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--short", action="store_true", help="each fault once")
+    parser.add_argument("--folder", type=Path, help="an empty one, where the books are kept")
+    parser.add_argument("--address", help=argparse.SUPPRESS)
+    parser.add_argument("--restore", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.address:
+        return train(arguments.folder, arguments.address, arguments.restore)
+    folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="chaos-"))).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        parser.error(f"{folder} is not empty")
+    for book in ("played", "trained"):
+        (folder / book).touch()
+    os.environ |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    os.environ["RAY_prestart_worker_first_driver"] = "0"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    since = time.monotonic()
+    chaos = Chaos(folder, arguments.seed)
+    try:
+        chaos.start_trainer()
+        chaos.run(0.0 if arguments.short else 60 * arguments.minutes)
+    finally:
+        chaos.close()
+    table, adds_up = judge(folder)
+    print(f"{(time.monotonic() - since) / 60:.1f} minutes, seed {arguments.seed}, books in {folder}\n\n{table}\n")
+    print("All adds up." if adds_up else "NOT ALL ADDS UP.")
+    return 0 if adds_up else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
