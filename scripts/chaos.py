@@ -42,6 +42,7 @@ SAVE_EVERY = 10  # iterations
 HANG_S = 8.0  # after which an env runner counts as hung
 PATIENCE_S = 300.0  # for whatever is awaited
 TICKET_BYTES = 6
+RESTORED = ("iterations", "episodes", "steps", "updates", "optimizer", "held", "held_steps")
 RULES = {"grid_size": 4, "num_predators": 3, "num_prey": 2, "penalty": 0.5, "episode_limit": 12, "sight": 1}
 
 
@@ -322,78 +323,66 @@ def judge(folder: Path) -> tuple[str, bool]:
             begun[line["job"]].add(line["begun"])
         else:
             ended[line["ended"][0]] = line["ended"]
-    times, in_flight, undone, undone_updates = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    kept: list[dict[str, Any]] = []  # the lines of iterations that were not undone
-    first: dict[str, Any] = {}  # of this life
+    times, in_flight, undone = Counter[str](), Counter[str](), Counter[str]()  # by fault
+    kept: list[dict[str, Any]] = []  # the iterations that no later life has undone
+    fault, saved, lives, whole, unexplained = "", 0, 0, 0, 0
+    first: dict[str, Any] = {}  # of a life
     last: dict[str, Any] = {}
-    received: set[str] = set()  # in this life
-    fault, saved, whole, lives, unexplained = "", 0, 0, 0, 0
-
-    def end_life(allowed: int) -> None:
-        nonlocal unexplained
-        missing = len(begun[first["life"]] - received)
-        counted = last["lost"] - first["lost"]
-        in_flight[fault] += max(0, missing - counted)
-        unexplained += max(0, missing - counted - allowed)
-
-    for line in read(folder / "trained"):
+    received: set[str] = set()  # in a life
+    book = read(folder / "trained")
+    for line in [*book, {"life": None}]:
         if "fault" in line:
             fault = line["fault"]
             times[fault] += 1
-        elif "saved" in line:
-            saved = line["saved"]
-        elif "refused" in line:
-            saved = last["iterations"]
-        elif "life" in line:
-            if first:
-                end_life(RUNNERS * GAMES)
-            lives += 1
-            back = [each for each in kept if each["iterations"] > line["iterations"]]
-            kept = kept[: len(kept) - len(back)]
-            undone[fault] += sum(len(each["new"]) for each in back)
-            undone_updates[fault] += last["updates"] - line["updates"] if last else 0
-            before = kept[-1] if kept else dict.fromkeys(line, 0)
-            same = all(line[name] == before[name] for name in ("iterations", "episodes", "steps", "updates", "optimizer", "held"))
-            whole += same and line["iterations"] >= saved
-            first = last = line
-            received = set()
+        elif "saved" in line or "refused" in line:
+            saved = line.get("saved", last["iterations"])
         elif "new" in line:
             in_flight[fault] += line["lost"] - last["lost"]
             received.update(line["new"])
             kept.append(line)
             last = line
-    end_life(0)
-    end = read(folder / "trained")[-1]
+        elif "life" in line:
+            if lives:  # another has ended: with episodes in flight, but for the last
+                missing = len(begun[first["life"]] - received) - (last["lost"] - first["lost"])
+                in_flight[fault] += max(0, missing)
+                unexplained += max(0, missing - (RUNNERS * GAMES if line["life"] else 0))
+            if line["life"]:
+                lives += 1
+                back = [each for each in kept if each["iterations"] > line["iterations"]]
+                kept = kept[: len(kept) - len(back)]
+                undone[fault] += sum(len(each["new"]) for each in back)
+                before = kept[-1] if kept else dict.fromkeys(line, 0)
+                whole += line["iterations"] >= saved and all(line[name] == before[name] for name in RESTORED)
+                first = last = line
+                received = set()
+    end = book[-1]
     tickets = [ticket for line in kept for ticket in line["new"]]
-    lengths = [ended[ticket][1] if ticket in ended else 0 for ticket in tickets]
-    total, updates = 0, 0
-    for line in kept:
-        total += len(line["new"])
-        updates += len(line["new"]) if total >= BATCH else 0
+    steps = {ticket: ended[ticket][1] for ticket in tickets if ticket in ended}
     replay = {row[0]: row for row in end.get("replay", [])}
-    right = [ticket for ticket in tickets[-CAPACITY:] if ticket in ended and replay.get(ticket) == ended[ticket]]
+    right = {ticket for ticket in tickets[-CAPACITY:] if ticket in steps and replay.get(ticket) == ended[ticket]}
+    totals = np.cumsum([len(line["new"]) for line in kept])
+    updates = sum(len(line["new"]) for line, total in zip(kept, totals, strict=True) if total >= BATCH)
     sums = [
         ("iterations", end["iterations"], len(kept)),
-        ("episodes", end["episodes"], len(set(tickets) & ended.keys())),
-        ("env steps", end["steps"], sum(lengths)),
+        ("episodes", end["episodes"], len(steps)),
+        ("env steps", end["steps"], sum(steps.values())),
         ("updates", end["updates"], updates),
         ("steps of the follower's optimizer", end["optimizer"], updates),
         ("episodes in replay, with the checksums of the envs", end["held"], len(right)),
-        ("env steps in replay", end["held_steps"], sum(ended[ticket][1] for ticket in right)),
+        ("env steps in replay", end["held_steps"], sum(steps[ticket] for ticket in right)),
         ("lives of the trainer that began whole", lives, whole),
         ("episodes lost that nothing explains", 0, unexplained),
     ]
-    text = [f"{'':52}{'times':>12}{'episodes lost':>16}{'episodes and updates':>24}"]
-    text += [f"{'':52}{'':12}{'in flight':>16}{'after a checkpoint':>24}"]
-    for name in [*sorted(times), "all"]:
-        some = [name] if name != "all" else list(times)
-        a, b, c, d = (sum(count[each] for each in some) for count in (times, in_flight, undone, undone_updates))
-        text.append(f"{name:52}{a:12,}{b:16,}{f'{c:,} and {d:,}' if c or d else '':>24}")
-    text += ["", f"{'':52}{'algorithm':>12}{'counted beside':>16}"]
-    text += [
-        f"{name:52}{said:12,}{counted:16,}{'' if said == counted else '   DOES NOT ADD UP':>24}" for name, said, counted in sums
+    table = [
+        f"{'':52}{'':>10}{'episodes lost':>16}{'episodes lost':>20}",
+        f"{'':52}{'times':>10}{'in flight':>16}{'past a checkpoint':>20}",
     ]
-    return "\n".join(text), "replay" in end and all(said == counted for _, said, counted in sums)
+    counts = (times, in_flight, undone)
+    for name, row in [*((name, [count[name] for count in counts]) for name in times), ("all", [count.total() for count in counts])]:
+        table.append("{:52}{:10,}{:16,}{:20,}".format(name, *row))
+    table += ["", f"{'':52}{'algorithm':>10}{'counted beside':>16}"]
+    table += [f"{name:52}{said:10,}{found:16,}{'' if said == found else '    DOES NOT ADD UP'}" for name, said, found in sums]
+    return "\n".join(table), "replay" in end and all(said == found for _, said, found in sums)
 
 
 def main() -> int:
@@ -414,7 +403,6 @@ def main() -> int:
     for book in ("played", "trained"):
         (folder / book).touch()
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    os.environ["RAY_prestart_worker_first_driver"] = "0"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     since = time.monotonic()
     chaos = Chaos(folder, arguments.seed)
