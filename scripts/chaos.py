@@ -6,8 +6,8 @@ A small DDN plays Predator-Prey with an env runner on each node. In an order tha
 the trainer are killed by SIGKILL, and envs raise, hang and give NaN; ``--short`` does each once. A killed trainer goes on
 from its last checkpoint, one that a NaN has ended from the checkpoint that it names.
 
-Three books are kept in the folder: ``played`` by the envs (an episode's ticket when it begins; ticket, length, checksum and
-return when it ends), ``trained`` by the trainer (counters, and the tickets of new episodes in replay), and between its lines
+Three books are kept in the folder: ``played`` by the envs (an episode's ticket when it begins; ticket, length and checksum when
+it ends), ``trained`` by the trainer (counters, and the tickets of new episodes in replay), and between its lines
 what was done to it. Each state in replay ends in the ticket of its episode. In the end the books are compared, a table
 tells what was lost, and the exit code is 1 if anything does not add up.
 """
@@ -55,28 +55,25 @@ class Unruly(parallel_env):
         self._folder = Path(folder)
         for seen in self.observation_spaces.values():
             seen.spaces["observation"] = gymnasium.spaces.Box(0, 1, self._view_shape, np.float32)
-        self.state_space = gymnasium.spaces.Box(0, 1, self.state().shape, np.int8)
 
     def reset(self, seed: int | None = None, options: dict | None = None):
         self._ticket = np.frombuffer(os.urandom(TICKET_BYTES), np.uint8)
-        self._length, self._return = 0, 0.0
         started = super().reset(seed, options)
-        self._checksum = zlib.crc32(self.state().tobytes())
+        self._states, self._rewards = [self.state()], list[float]()
         return started
 
     def step(self, actions: dict[str, int]):
-        if not self._length:
+        if not self._rewards:
             note(self._folder / "played", begun=self._ticket.tobytes().hex(), job=job(), pid=os.getpid())
         if self._told("raise"):
             raise RuntimeError("told to raise")
         if self._told("hang"):
             time.sleep(3600)
         observations, rewards, *ends = super().step(actions)
-        self._length += 1
-        self._return += next(iter(rewards.values()))
-        self._checksum = zlib.crc32(self.state().tobytes(), self._checksum)
+        self._states.append(self.state())
+        self._rewards.append(next(iter(rewards.values())))
         if not self.agents:
-            note(self._folder / "played", ended=[self._ticket.tobytes().hex(), self._length, self._checksum, self._return])
+            note(self._folder / "played", ended=summary(np.stack(self._states), np.array(self._rewards, np.float32)))
         if self._told("nan"):
             next(iter(observations.values()))["observation"][:] = np.nan
         return observations, rewards, *ends
@@ -107,6 +104,12 @@ def read(book: Path, start: int = 0) -> list[dict[str, Any]]:
     with book.open("rb") as file:
         file.seek(start)
         return [json.loads(line) for line in file if line.startswith(b"{") and line.endswith(b"}\n")]
+
+
+def summary(states: np.ndarray, rewards: np.ndarray) -> list[Any]:
+    """Ticket, length and checksum of an episode: states ``[T + 1, S]`` int8, rewards ``[T]`` float32."""
+    ticket = np.packbits(states[0, -8 * TICKET_BYTES :].view(np.uint8)).tobytes().hex()
+    return [ticket, len(rewards), zlib.crc32(states.tobytes() + rewards.tobytes())]
 
 
 def job() -> str:
@@ -172,15 +175,10 @@ def figures(algo: Algorithm) -> dict[str, Any]:
 
 
 def rows(algo: Algorithm, slots: np.ndarray) -> list[list[Any]]:
-    """Ticket, length, checksum and return of episodes in replay, as the envs note them."""
-    found = []
-    for slot in slots:
-        length = int(algo.local_replay_buffer._data["length"][slot])
-        state = algo.local_replay_buffer._data["state"][slot, : length + 1]
-        ticket = np.packbits(state[0, -8 * TICKET_BYTES :].view(np.uint8)).tobytes().hex()
-        total = float(algo.local_replay_buffer._data["rewards"][slot, :length].sum())
-        found.append([ticket, length, zlib.crc32(state.tobytes()), total])
-    return found
+    """The summaries of episodes in replay."""
+    held = algo.local_replay_buffer._data
+    lengths = held["length"].tolist()
+    return [summary(held["state"][k, : lengths[k] + 1], held["rewards"][k, : lengths[k]]) for k in slots]
 
 
 # What is done to it -----------------------------------------------------------------------------------------------------
@@ -223,6 +221,8 @@ class Chaos:
         self.await_end(0)
 
     def kill_env_runners(self, count: int) -> None:
+        if count == RUNNERS:
+            self.await_all()
         start = (self.folder / "played").stat().st_size
         self.train_on(2)
         playing = sorted({line["pid"] for line in read(self.folder / "played", start) if "begun" in line})
