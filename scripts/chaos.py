@@ -40,7 +40,7 @@ from rllib_ddn.envs.predator_prey import parallel_env
 RUNNERS, GAMES, BATCH, CAPACITY = 2, 2, 8, 2000
 SAVE_EVERY = 10  # iterations
 HANG_S = 8.0  # after which an env runner counts as hung
-PATIENCE_S = 300.0  # for whatever is awaited
+PATIENCE_S = 900.0  # for whatever is awaited, on a machine that is busy with other things
 TICKET_BYTES = 6
 RESTORED = ("iterations", "episodes", "steps", "updates", "optimizer", "held", "held_steps")
 RULES = {"grid_size": 4, "num_predators": 3, "num_prey": 2, "penalty": 0.5, "episode_limit": 12, "sight": 1}

@@ -31,6 +31,7 @@ LONG = (
     "test_docs",
     "test_games",
     "test_learning",
+    "test_chaos",
     "test_cluster",
     "test_reproduce",
     "test_checkpoints",
