@@ -189,7 +189,8 @@ class Chaos:
 
     def __init__(self, folder: Path, seed: int):
         self.folder, self.book, self.rng = folder, folder / "trained", np.random.default_rng(seed)
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self.cluster = Cluster()
+        self.add_node(include_dashboard=False)  # the head, which stays
         self.node = self.add_node()
         self.faults: dict[str, Callable[[], None]] = {
             "an env runner is killed": lambda: self.kill_env_runners(1),
@@ -239,11 +240,11 @@ class Chaos:
         self.train_on(5)
         self.node = self.add_node()
 
-    def add_node(self) -> Any:
+    def add_node(self, **arguments: Any) -> Any:
         """Another node; on a busy machine Ray may find in 30 s that it takes too long."""
         for _ in range(5):
             try:
-                return self.cluster.add_node(num_cpus=1)
+                return self.cluster.add_node(num_cpus=1, **arguments)
             except Exception as error:
                 print(f"chaos: once more, as {error}", file=sys.stderr)
         sys.exit("chaos: no node can be started")
