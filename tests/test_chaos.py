@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "chaos.py"
-pytestmark = pytest.mark.timeout(1800)  # on a machine that is busy with other things; alone it takes a minute and a half
+pytestmark = pytest.mark.timeout(1800)  # on a machine that is busy with other things
 
 
 @pytest.fixture(scope="module")
