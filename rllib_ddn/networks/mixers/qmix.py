@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,5 +32,5 @@ class QMixer(Mixer):
     def forward(self, team: TeamValues) -> Tensor:
         q, state = team.q, team.state  # [M, N], [M, S]
         w1 = self.hyper_w1(state).abs().unflatten(-1, (self.num_agents, self.embed_dim))  # [M, N, E]
-        hidden = functional.elu(torch.einsum("mn,mne->me", q, w1) + self.hyper_b1(state))
+        hidden = functional.elu((q.unsqueeze(-1) * w1).sum(1) + self.hyper_b1(state))
         return (hidden * self.hyper_w2(state).abs()).sum(-1) + self.hyper_b2(state).squeeze(-1)
