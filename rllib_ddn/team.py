@@ -9,7 +9,6 @@ Nothing here imports Ray.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rllib_ddn.checks import TeamEnvError, check_values
+from rllib_ddn.names import did_you_mean
 
 OBS, ACTION_MASK, STATE = "obs", "action_mask", "state"
 
@@ -244,9 +244,7 @@ def refuse_unknown_keys(env: str, given: Iterable[str], accepted: Iterable[str])
     known = sorted(accepted)
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
-            raise TeamEnvError(f"env_config[{key!r}] of {env} is unknown; {hint}")
+            raise TeamEnvError(f"env_config[{key!r}] of {env} is unknown; {did_you_mean(key, known)}")
 
 
 def part_of(agent_space: Any, name: str) -> Any:

@@ -1,8 +1,10 @@
 """RLlib's callbacks."""
 
 import numpy as np
+import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from rllib_ddn.rllib.rllib_keys import CALLBACKS
 from support.configs import small_config
 
 
@@ -40,6 +42,28 @@ class Recorder(RLlibCallback):
 
     def on_train_result(self, *, result, **kwargs):
         result["mine"] = 42
+
+
+def test_functions_are_called_as_methods_are(build):
+    """As in RLlib's own examples: config.callbacks(on_train_result=...), one function or several."""
+    calls, config = [], small_config()
+    names = [name for name in CALLBACKS if name != "on_checkpoint_loaded"]
+    functions = {name: lambda name=name, **told: calls.append((name, *sorted(told))) for name in names}
+    config.evaluation(evaluation_interval=1, evaluation_duration=1)
+    config.callbacks(
+        Recorder, **functions | {"on_train_result": [functions["on_train_result"], lambda *, result, **_: result.pop("mine")]}
+    )
+    algo = build(config)
+    result = algo.train()
+    assert "mine" not in result  # after the class's own, which has put it there
+    assert {name for name, *_ in calls} == set(names)
+    assert calls.count(("on_train_result", "algorithm", "metrics_logger", "result")) == 1
+    ended = ("on_episode_end", "base_env", "env_index", "episode", "policies", "worker")
+    assert calls.count(ended) == 2 + 2  # the round's, and one greedy episode of each network
+    with pytest.raises(ValueError, match=r"callbacks_on_train_result is a function, a list of functions, or None; got 5"):
+        small_config().callbacks(on_train_result=5).validate()
+    with pytest.raises(ValueError, match=r"callbacks_on_environment_created has no meaning here: RLlib calls it on its new API"):
+        small_config().callbacks(on_environment_created=print).validate()
 
 
 def test_rllibs_callbacks(build):

@@ -8,14 +8,16 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete
 from mpe2 import simple_spread_v3
+from pettingzoo import ParallelEnv
 from ray import tune
 from typer.testing import CliRunner
 
-from rllib_ddn.cli import app, examples, main
+from rllib_ddn.cli import app, checking, examples, main
 from rllib_ddn.cli.examples import FOLDER
 from rllib_ddn.rllib.evaluation import _write_mp4
-from rllib_ddn.rllib.progress import first_iteration, tell_progress
+from rllib_ddn.rllib.progress import first_iteration, forget_progress, tell_progress
 from support.configs import SMALL_GAME, plain_config
 
 
@@ -114,6 +116,40 @@ def test_an_env_is_checked_by_playing():
     assert "agent 1" in told
 
 
+class Endless(ParallelEnv):
+    """A game that goes on for ever."""
+
+    possible_agents = agents = ["a", "b"]
+    metadata = {"name": "endless"}
+    state_space = Box(0, 1, (1,), np.float32)
+
+    def observation_space(self, agent):
+        return Box(0, 1, (1,), np.float32)
+
+    def action_space(self, agent):
+        return Discrete(2)
+
+    def state(self):
+        return np.zeros(1, np.float32)
+
+    def reset(self, seed=None, options=None):
+        return dict.fromkeys(self.agents, self.state()), {}
+
+    def step(self, actions):
+        no = dict.fromkeys(self.agents, False)
+        return dict.fromkeys(self.agents, self.state()), dict.fromkeys(self.agents, 0.0), no, no, {}
+
+
+def test_a_game_without_an_end_is_told(monkeypatch):
+    monkeypatch.setattr(checking, "MOST_STEPS", 50)
+    told = rllib("check-env", "pettingzoo", "--env-config", json.dumps({"env": f"{__name__}:Endless"}), code=2)
+    assert "the env's episode has not ended after 50 steps with random actions" in told
+    assert "max_cycles" in told
+    # The env's own limit is an end.
+    game = {**SMALL_GAME, "episode_limit": 80, "num_predators": 2, "catchers_needed": 2, "num_prey": 1, "grid_size": 9}
+    assert "a random episode took" in rllib("check-env", "predator_prey", "--env-config", json.dumps(game))
+
+
 def test_a_film_has_all_frames(tmp_path):
     frames = [np.full((33, 40, 3), shade, np.uint8) for shade in (0, 120, 240)]
     _write_mp4(tmp_path / "a" / "film.mp4", frames)
@@ -123,9 +159,13 @@ def test_a_film_has_all_frames(tmp_path):
     np.testing.assert_allclose([frame.mean() for frame in seen], [0, 120, 240], atol=3)
 
 
-def told(iteration=0, **counters):
+def trial(iteration=0, **counters):
     config = SimpleNamespace(train_batch_size=32, min_sample_timesteps_per_iteration=10_000)
-    tell_progress(SimpleNamespace(iteration=iteration, logdir="/anywhere/a_trial", _counters=counters, config=config))
+    return SimpleNamespace(iteration=iteration, logdir="/anywhere/a_trial", _counters=counters, config=config)
+
+
+def told(**arguments):
+    tell_progress(trial(**arguments))
     return first_iteration("a_trial")
 
 
@@ -136,10 +176,16 @@ def test_what_is_played_before_the_first_result():
     counted = told(num_episodes_sampled=40, num_env_steps_sampled=8_000)
     assert counted == "learning in its first iteration: 8,000 of 10,000 env steps played"
     assert told(iteration=1, num_episodes_sampled=99, num_env_steps_sampled=9) == counted  # has a result to show by then
+    forget_progress(trial(iteration=0))
+    assert first_iteration("a_trial") == "in its first iteration"
 
 
 def test_a_trial_tells_the_command_what_it_plays(tmp_path):
-    config = plain_config(train_batch_size=9)
+    def ask(*, algorithm, **info):
+        (tmp_path / "told").write_text(first_iteration(Path(algorithm.logdir).name))
+
+    config = plain_config(train_batch_size=9, callbacks_on_evaluate_end=ask)
     analysis = tune.run("DDN", config=config, stop={"training_iteration": 1}, storage_path=str(tmp_path), verbose=0)
+    assert (tmp_path / "told").read_text() == "2 episodes played of the 9 that a batch needs; then it learns"
     (trial,) = analysis.trials
-    assert first_iteration(Path(trial.path).name) == "2 episodes played of the 9 that a batch needs; then it learns"
+    assert first_iteration(Path(trial.path).name) == "in its first iteration"  # nothing is left of it

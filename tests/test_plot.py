@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -72,6 +74,20 @@ def test_several_algorithms_and_seeds(tmp_path):
     assert len(every) == 18
     assert every[(every.seed == 2) & (every.row == "QMIX")]["hours"].tolist() == [1, 2, 3]
     assert Image.open(out).size[0] > 800
+
+
+@pytest.mark.parametrize(("worst", "cut"), [(-40.0, True), (-1.0, False)])
+def test_an_axis_that_cuts_a_curve_off_says_so(tmp_path, monkeypatch, worst, cut):
+    """As where a penalty makes the beginning many times worse than the end is good."""
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, out, **options: seen.append(figure))
+    write_trial(tmp_path, "QMIX", 1, [worst, 5.0, 20.0])
+    rllib("plot", tmp_path, "--out", tmp_path / "a.png", "--window", 1)
+    (figure,) = seen
+    (note,) = [text.get_text() for text in figure.findobj(Text) if "Each point" in text.get_text()]
+    assert ("The axis begins above the lowest point, -40." in note) == cut
+    assert (figure.axes[0].get_ylim()[0] == -12) == cut
+    assert (figure.axes[0].get_ylim()[0] <= worst) != cut
 
 
 def test_trials_that_differ_are_told_apart_by_what_they_differ_in(tmp_path):

@@ -287,7 +287,7 @@ def test_a_smac_that_cannot_be_imported(tmp_path, monkeypatch, text, message):
 
 
 def test_without_the_game_its_maps_or_the_map(stand_in, game, monkeypatch):
-    with pytest.raises(TeamEnvError, match=r"'MMM3' is no map of SMAC. Nearest: MMM2"):
+    with pytest.raises(TeamEnvError, match=r"'MMM3' is no map of SMAC; did you mean .MMM2.\?"):
         SMACTeam({"map_name": "MMM3"})
     (game / "Maps" / "SMAC_Maps" / "MMM2.SC2Map").unlink()
     with pytest.raises(TeamEnvError, match=r"Maps has no MMM2.SC2Map: unpack SMAC's maps there"):

@@ -167,7 +167,7 @@ def test_tuned_examples_are_accepted(path):
     [
         ({"map_name": "2s_vs_1sc"}, r'SMAX has no 2s_vs_1sc: it lacks the spine crawler. The env "smac" has it'),
         ({"map_name": "MMM2"}, r"SMAX has no MMM2: it lacks the medivac"),
-        ({"map_name": "3s5x"}, r"'3s5x' is unknown to SMAX. Nearest: 3s5z"),
+        ({"map_name": "3s5x"}, r"'3s5x' is unknown to SMAX; did you mean '3s5z'"),
         ({"map_name": "3m", "reward_scale": 0}, r'env_config\["reward_scale"\] is a number above 0; got 0'),
         (
             {"map_name": "3m", "walls_cause_deth": True},

@@ -41,13 +41,14 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__base__  # type: ignore[assig
 class Network(StrEnum):
     leader = "leader"
     follower = "follower"
-    both = "both"
+    agent = "agent"
 
 
-class Played(StrEnum):
+class Players(StrEnum):
     leader = "leader"
     follower = "follower"
     agent = "agent"
+    both = "both"
 
 
 class Format(StrEnum):
@@ -116,7 +117,9 @@ def evaluate(
     env: Annotated[str | None, typer.Option("--env", "-e", help="Another env than the checkpoint's.")] = None,
     config: Annotated[str, typer.Option("--config", "-c", help="Config keys to change, as JSON.")] = "{}",
     episodes: Annotated[int, typer.Option(help="Episodes (of each network).", min=1)] = 32,
-    network: Annotated[Network, typer.Option(help="Who plays, for algorithms with a leader and a follower.")] = Network.both,
+    network: Annotated[
+        Players, typer.Option(help="Who plays: leader, follower or both; a host alone has one network, agent.")
+    ] = Players.both,
     render: Annotated[bool, typer.Option("--render", help="Draw the env in a window (render_mode human).")] = False,
     save_gif: Annotated[Path | None, typer.Option(help="Folder for an animation of each episode (render_mode rgb_array).")] = None,
     save_mp4: Annotated[Path | None, typer.Option(help="Folder for a film of each episode; needs rllib-ddn[video].")] = None,
@@ -131,7 +134,18 @@ def evaluate(
     with one_line_errors():
         from rllib_ddn.cli.playing import play
 
-        results = play(checkpoint, algo, env, changes, episodes, network.value, render, save_gif, save_mp4, save_replay)
+        results = play(
+            checkpoint,
+            algo_name=algo,
+            env=env,
+            changes=changes,
+            episodes=episodes,
+            network=network.value,
+            render=render,
+            save_gif=save_gif,
+            save_mp4=save_mp4,
+            save_replay=save_replay,
+        )
     text = json.dumps(results, indent=2)
     typer.echo(text)
     if out:
@@ -183,6 +197,7 @@ def check_env(
 ) -> None:
     """Checks whether an env can be trained on: shows the team's sizes and plays an episode with random actions.
 
+    An episode that does not end within 10,000 steps, or 2 minutes, is an error: training plays whole episodes.
     `rllib check-env smac` also shows the versions of what SMAC needs, and plays on each of the paper's maps.
     """
     set_up(v, vv)
@@ -199,7 +214,7 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint directory.")],
     out: Annotated[Path, typer.Option(help="Folder for the network's file and policy.json.")],
     network: Annotated[
-        Played | None, typer.Option(help="Which network; by default the follower, of a host its one network.")
+        Network | None, typer.Option(help="Which network; by default the follower, of a host its one network.")
     ] = None,
     file_format: Annotated[Format, typer.Option("--format", help="ONNX, or a program of torch.export.")] = Format.onnx,
     v: Info = False,
@@ -239,8 +254,19 @@ def plot(
     with one_line_errors(), needs_plots():
         from rllib_ddn.cli.plotting import plot
 
-        by_column = "env steps" if by is By.steps else "hours"
-        typer.echo(plot(folders, out, csv, metric, by_column, window, title, table, mean_from, mean_to))
+        told = plot(
+            folders,
+            out=out,
+            csv=csv,
+            metric=metric,
+            by="env steps" if by is By.steps else "hours",
+            window=window,
+            title=title,
+            table=table,
+            first=mean_from,
+            last=mean_to,
+        )
+        typer.echo(told)
 
 
 @app.command()
@@ -274,7 +300,19 @@ def reproduce(
     with one_line_errors(), needs_plots():
         from rllib_ddn.cli.reproducing import reproduce
 
-        status = reproduce(table, env, games, changes, seeds, steps, row, storage_path, out, ray_num_cpus, no_run)
+        status = reproduce(
+            table,
+            env=env,
+            env_config=games,
+            config=changes,
+            seeds=seeds,
+            steps=steps,
+            rows=row,
+            storage=storage_path,
+            out=out,
+            cpus=ray_num_cpus,
+            no_run=no_run,
+        )
     raise typer.Exit(status)
 
 

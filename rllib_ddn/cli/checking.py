@@ -20,6 +20,8 @@ from rllib_ddn.envs.vector import SingleTeamEnv, VectorTeamEnv
 from rllib_ddn.rllib.config import ValueDecompositionConfig
 from rllib_ddn.team import TeamEnvError, check_values
 
+MOST_STEPS, MOST_SECONDS = 10_000, 120.0  # of an episode, unless the env itself has a higher limit
+
 
 def check_env(env: str, env_config: dict[str, Any]) -> bool:
     """Plays one episode; of the env smac without a map, one on each of the paper's maps.
@@ -28,7 +30,7 @@ def check_env(env: str, env_config: dict[str, Any]) -> bool:
         Whether the sizes of SMAC's maps are those of ``PAPER_MAPS``.
 
     Raises:
-        ValueError: the env is unknown, or breaks a team's convention.
+        ValueError: the env is unknown, or breaks a team's convention, or its episode does not end.
     """
     check_env_name(env)
     if env != "smac":
@@ -66,6 +68,12 @@ def _play(env: str, env_config: dict[str, Any]) -> tuple[int | None, ...]:
         games.reset(only)
         start = time.perf_counter()
         while not ended:
+            seconds = time.perf_counter() - start
+            if steps >= max(MOST_STEPS, games.episode_limit or 0) or seconds > MOST_SECONDS:
+                raise TeamEnvError(
+                    f"the env's episode has not ended after {steps:,} steps with random actions, which took {seconds:.0f} s: "
+                    "training plays whole episodes, so truncate them, as by PettingZoo's max_cycles or Gymnasium's TimeLimit."
+                )
             check_values(games.obs, games.state, games.action_mask, f" at step {steps}")
             actions = np.where(games.action_mask[0], rng.random(games.action_mask[0].shape), -1).argmax(-1)
             rewards, terminated, truncated = games.step(actions[None], only)

@@ -144,7 +144,8 @@ def games(params: Iterable[dict[str, Any]]) -> str:
 
 def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: str, out: Path, by: str = "env steps") -> None:
     """Writes a PNG: of each curve the interquartile mean over seeds with its 95% interval, as far as all seeds go, and
-    each single seed as a light line. A row has a color, a leader dashes, and a panel is a plot of its own.
+    each single seed as a light line. A row has a color, a leader dashes, and a panel is a plot of its own. Where a bad start
+    lies far below zero, the axis begins higher, which the note below the figure says.
 
     Args:
         metric: a key of the results.
@@ -159,6 +160,7 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
     lines = -(-len(panels) // columns)
     name = METRICS.get(metric, metric.replace("_", " "))
     colors = {row: f"C{k % 10}" for k, row in enumerate(dict.fromkeys(curve.row for curve in shown))}
+    lowest = 0.0  # of what an axis cuts off
     with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         size = (8, 4.8) if len(panels) == 1 else (9, 0.8 + 3.4 * lines)
         figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
@@ -172,9 +174,11 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
             axes.set(ylabel=f"{name} ({games})" if games else name)
             if metric == "win_rate":
                 axes.set_ylim(-0.02, 1.02)
-            else:  # a bad start may be far below zero
+            else:
                 top, bottom = max(np.nanmax(c.seeds) for c in its), min(np.nanmin(c.seeds) for c in its)
-                axes.set_ylim(max(bottom, -0.6 * top) if top > 0 else None, None)
+                if top > 0 and bottom < -0.6 * top:
+                    axes.set_ylim(-0.6 * top, None)
+                    lowest = min(bottom, lowest)
             if by == "env steps":
                 axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
             axes.grid(alpha=0.3)
@@ -183,6 +187,8 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
         note = f"Each point: the mean of the evaluations in the {window:,.0f} env steps before it."
         if any(len(curve.seeds) > 1 for curve in shown):
             note += "\nBold: interquartile mean over seeds, with its 95% bootstrap interval; light: single seeds."
+        if lowest:
+            note += f"\nThe axis begins above the lowest point, {lowest:,.4g}."
         figure.supxlabel(note, fontsize=7)
         figure.savefig(out, dpi=150)
         plt.close(figure)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import rllib_ddn
-from rllib_ddn.cli.options import fail, nearest
+from rllib_ddn.cli.options import fail
+from rllib_ddn.names import did_you_mean
 
 FOLDER = Path(rllib_ddn.__file__).parent / "tuned_examples"
 
@@ -20,7 +21,7 @@ def file_of(name: str) -> Path:
     """An example's file."""
     known = names()
     if name.removesuffix(".yaml") not in known:
-        fail(f"there is no example {name!r}{nearest(name, known)}")
+        fail(f"there is no example {name!r}; {did_you_mean(name, known, count=3)}")
     return FOLDER / f"{name.removesuffix('.yaml')}.yaml"
 
 

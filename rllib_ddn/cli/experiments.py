@@ -24,7 +24,8 @@ from ray.tune.search.variant_generator import generate_variants
 
 import rllib_ddn
 from rllib_ddn.cli.interruption import DiskWatch
-from rllib_ddn.cli.options import TrainOptions, fail, nearest, one_line_errors, parse_object
+from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
+from rllib_ddn.names import did_you_mean
 
 SAMPLERS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randn", "randint", "qrandint", "lograndint")
 OLD_CHECKPOINT_KEYS = {
@@ -76,7 +77,7 @@ def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> t
     schedulers = []
     for name, spec in experiments.items():
         for key in spec.keys() - KEYS:
-            fail(f"the experiment {name!r} has an unknown key {key!r}{nearest(key, KEYS)}")
+            fail(f"the experiment {name!r} has an unknown key {key!r}; {did_you_mean(key, KEYS, count=3)}")
         spec["config"] = spec.get("config") or {}
         if "env" in spec:
             spec["config"]["env"] = spec.pop("env")
@@ -191,7 +192,8 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
         raise ValueError(f"the experiment {name!r} names no algorithm: add `run: DDN`.")
     if spec["run"] not in ALGORITHMS and not _global_registry.contains(TRAINABLE_CLASS, spec["run"]):
         ours = [key for key, value in vars(rllib_ddn).items() if inspect.isclass(value) and issubclass(value, Algorithm)]
-        raise ValueError(f"there is no algorithm {spec['run']!r}{nearest(spec['run'], [*ours, *ALGORITHMS], ours)}")
+        hint = did_you_mean(spec["run"], [*ours, *ALGORITHMS], ours, count=3)
+        raise ValueError(f"there is no algorithm {spec['run']!r}; {hint}")
     algo = get_trainable_cls(spec["run"])
     if not issubclass(algo, Algorithm):
         return
@@ -232,7 +234,8 @@ def check_env_name(env: Any) -> None:
     try:
         gymnasium.spec(env)
     except (gymnasium.error.Error, ImportError):
-        raise ValueError(f"there is no env {env!r}{nearest(env, [*rllib_ddn.ENVS, *gymnasium.registry], rllib_ddn.ENVS)}") from None
+        hint = did_you_mean(env, [*rllib_ddn.ENVS, *gymnasium.registry], rllib_ddn.ENVS, count=3)
+        raise ValueError(f"there is no env {env!r}; {hint}") from None
 
 
 def check_storage(name: str, spec: dict[str, Any]) -> None:

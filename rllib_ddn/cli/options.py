@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, NoReturn, get_type_hints
 
@@ -133,18 +132,6 @@ def needs_plots() -> Iterator[None]:
         if error.name not in ("matplotlib", "pandas", "scipy"):
             raise
         fail(f"figures need {error.name}: pip install 'rllib-ddn[plots]'")
-
-
-def nearest(name: str, names: Iterable[str], shown: Iterable[str] | None = None) -> str:
-    """The rest of a sentence on an unknown name: which are like it, or which there are.
-
-    Args:
-        names: all known ones.
-        shown: those to tell where none is like it; by default all.
-    """
-    by_case = {other.lower(): other for other in sorted(names)}
-    near = [by_case[other] for other in difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.5)]
-    return f"; did you mean {', '.join(map(repr, near))}?" if near else f"; there are {', '.join(shown or by_case.values())}."
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

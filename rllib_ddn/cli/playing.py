@@ -19,6 +19,7 @@ from rllib_ddn.rllib.evaluation import evaluate_checkpoint
 
 def play(
     checkpoint: Path,
+    *,
     algo_name: str | None,
     env: str | None,
     changes: dict[str, Any],
@@ -64,7 +65,7 @@ def play(
         if is_ours(algo_class):
             networks = config.networks if network == "both" else (network,)
             if not set(networks) <= set(config.networks):
-                raise ValueError(f"--network {network}: {algo_class.__name__} has no such network, leave it out.")
+                raise ValueError(f"--network {network}: {algo_class.__name__} has {' and '.join(config.networks)}.")
             return evaluate_checkpoint(config, checkpoint, networks, episodes, render, save_gif, save_mp4)
         if render or save_gif or save_mp4:
             raise ValueError(f"--render, --save-gif and --save-mp4 draw the algorithms of this package, not {algo_class.__name__}.")

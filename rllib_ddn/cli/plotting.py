@@ -38,6 +38,7 @@ class Trial:
 
 def plot(
     folders: Sequence[str],
+    *,
     out: Path,
     csv: Path | None,
     metric: str | None,

@@ -54,7 +54,13 @@ class Trial:
 
 
 def trials(
-    table: str, env: str | None, env_config: dict[str, Any] | None, seeds: int | None, steps: int | None, overrides: dict[str, Any]
+    table: str,
+    *,
+    env: str | None,
+    env_config: dict[str, Any] | None,
+    seeds: int | None,
+    steps: int | None,
+    overrides: dict[str, Any],
 ) -> list[Trial]:
     """The grid of a table with these options; None stands for what the grid's file says. Seeds count from its first."""
     grid = yaml.safe_load((FOLDER / TABLES[table].folder / f"{table}.yaml").read_text())
@@ -175,6 +181,7 @@ def _by_quarters(table: Table, every: pd.DataFrame, steps: int) -> str:
 
 def reproduce(
     name: str,
+    *,
     env: str | None,
     env_config: dict[str, Any] | None,
     config: dict[str, Any],
@@ -201,7 +208,8 @@ def reproduce(
     if unknown:
         raise ValueError(f"{name} has no row {min(unknown)!r}; it has {', '.join(table.labels)}.")
     storage = storage.expanduser().absolute()
-    found = [t for t in trials(name, env, env_config, seeds, steps, config) if not rows or t.row in rows]
+    grid = trials(name, env=env, env_config=env_config, seeds=seeds, steps=steps, overrides=config)
+    found = [trial for trial in grid if not rows or trial.row in rows]
     status = 0 if no_run else run(found, storage, name, cpus)
 
     if status and not any(trial.folders(storage) for trial in found):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -14,6 +13,7 @@ from pettingzoo import AECEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_ddn.envs.vector import TEAM, warn_once
+from rllib_ddn.names import nearest
 from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, flat_dtype, flatten, refuse_unknown_keys, unbounded_box
 
 
@@ -205,7 +205,7 @@ def _siblings(module: str) -> str:
         found = [info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__)]
     except (ImportError, AttributeError, ValueError):
         return ""
-    near = difflib.get_close_matches(name, found, n=1, cutoff=0.8)
+    near = nearest(name, found, cutoff=0.8)
     return f" Installed is {package}.{near[0]}." if near else ""
 
 

@@ -7,7 +7,6 @@ another project) and ``pysc2``. docs/environments.md tells how to install them b
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rllib_ddn.envs.vector import BROKEN, TEAM_KEYS, SingleTeamEnv, VectorTeamEnv
+from rllib_ddn.names import did_you_mean
 from rllib_ddn.team import TeamEnvError, TeamSpec, refuse_unknown_keys
 
 SMAC_PAGE = "github.com/oxwhirl/smac"
@@ -309,8 +309,7 @@ def _checked(version: Any, arguments: dict[str, Any]) -> Any:
 def _check_game(version: int, name: str, maps: Any) -> None:
     registry = maps.get_smac_map_registry()
     if name not in registry:
-        near = ", ".join(difflib.get_close_matches(str(name), registry, n=3, cutoff=0.3)) or "none is similar"
-        raise TeamEnvError(f'env_config["map_name"] = {name!r} is no map of SMAC. Nearest: {near}.')
+        raise TeamEnvError(f'env_config["map_name"] = {name!r} is no map of SMAC; {did_you_mean(name, registry, count=3)}')
     path = Path(os.environ.get("SC2PATH") or "~/StarCraftII").expanduser()
     told = "SC2PATH" if os.environ.get("SC2PATH") else "SC2PATH is not set, and its default"
     if not path.is_dir():

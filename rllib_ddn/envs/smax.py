@@ -7,7 +7,6 @@ its win rates say nothing about SMAC's. It needs the extra ``smax``.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import inspect
 import os
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rllib_ddn.envs.vector import TEAM_KEYS, SingleTeamEnv, VectorTeamEnv
+from rllib_ddn.names import did_you_mean
 from rllib_ddn.team import TeamEnvError, TeamSpec, refuse_unknown_keys
 
 MOVES = 5  # four directions and "stop"; the attacks on each enemy come after them
@@ -169,9 +169,8 @@ def _battle(arguments: dict[str, Any]) -> Any:
     except ImportError as error:
         raise TeamEnvError(f'the env "smax" needs JaxMARL: pip install "rllib-ddn[smax]" ({error}).') from error
     if name not in MAP_NAME_TO_SCENARIO:
-        near = ", ".join(difflib.get_close_matches(str(name), MAP_NAME_TO_SCENARIO, n=3, cutoff=0.3)) or "none is similar"
-        known = ", ".join(MAP_NAME_TO_SCENARIO)
-        raise TeamEnvError(f'env_config["map_name"] = {name!r} is unknown to SMAX. Nearest: {near}. There are: {known}.')
+        hint = did_you_mean(name, MAP_NAME_TO_SCENARIO, count=3)
+        raise TeamEnvError(f'env_config["map_name"] = {name!r} is unknown to SMAX; {hint}')
     refuse_unknown_keys("smax", arguments, _arguments())
     return _make(name, **arguments)
 

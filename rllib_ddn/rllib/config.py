@@ -37,10 +37,10 @@ from rllib_ddn.rllib.keys import (
     Accepts,
     between,
     declared,
-    did_you_mean,
     documented,
     entry_of,
     key,
+    nearest_hint,
     options,
     shown,
     whole,
@@ -273,6 +273,10 @@ class ValueDecompositionConfig(AlgorithmConfig):
                 raise ValueError(f"evaluation_config: {' '.join(str(error).split())}") from error
 
     @override(AlgorithmConfig)
+    def _validate_callbacks_settings(self) -> None:
+        """RLlib takes functions, as in ``callbacks(on_train_result=...)``, on its new API stack alone; these algorithms too."""
+
+    @override(AlgorithmConfig)
     def get_state(self) -> dict[str, Any]:
         self._check_keys()  # RLlib compares the values with others, which fails for some
         return super().get_state()
@@ -316,7 +320,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
             env = as_team_env(creator(context), context)
         except EnvError as error:
             there = f"{', '.join(ENVS)}, and those that you register with ray.tune.register_env()"
-            near = did_you_mean(self.env, ENVS)
+            near = nearest_hint(self.env, ENVS)
             raise TeamEnvError(f"env is {self.env!r}, which is not registered: there are {there}.{near}") from error
         except ValueError:
             raise
@@ -364,7 +368,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
         owners = [other.__name__ for other in _subclasses(ValueDecompositionConfig) if name in declared(other)]
         if owners:
             return f"unknown config key {name!r}: it is a key of {owners[0]}, and {mine} has no use for it."
-        return f"unknown config key {name!r}.{did_you_mean(name, known) or f' See the docstring of {mine}.training().'}"
+        return f"unknown config key {name!r}.{nearest_hint(name, known) or f' See the docstring of {mine}.training().'}"
 
 
 def _refuse_non_dicts(settings: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.evaluation.episode_v2 import EpisodeV2
 from ray.rllib.evaluation.metrics import RolloutMetrics
@@ -35,7 +36,7 @@ class TeamEnvRunner(RolloutWorker):
     is what makes a restored run continue exactly.
 
     RLlib's callbacks are called as its own sampler calls them, with an ``EpisodeV2``;
-    ``on_episode_step`` only if it is overridden. ``on_sample_end`` gets the round's episode-major
+    ``on_episode_step`` only if there is one. ``on_sample_end`` gets the round's episode-major
     batch (see :mod:`rllib_ddn.learning.episodes`). Where an env steps all games at once, the sub-environments
     that ``base_env`` shows to callbacks stand still.
     """
@@ -58,7 +59,7 @@ class TeamEnvRunner(RolloutWorker):
         if self._base_seed is None:
             self._base_seed = int(np.random.SeedSequence().generate_state(1)[0])
         overridden = type(self.callbacks).on_episode_step is not RLlibCallback.on_episode_step
-        self._calls_on_episode_step = overridden
+        self._calls_on_episode_step = overridden or self.config.callbacks_on_episode_step is not None
 
     @property
     def policy(self) -> ValueDecompositionPolicy:
@@ -105,7 +106,9 @@ class TeamEnvRunner(RolloutWorker):
         episodes, metrics = self.play(seeds, network, self.config.explore, for_training=True)
         self._metrics.extend(metrics)
         batch = SampleBatch(episodes)
-        self.callbacks.on_sample_end(worker=self, samples=batch)
+        make_callback(
+            "on_sample_end", self.callbacks, self.config.callbacks_on_sample_end, kwargs={"worker": self, "samples": batch}
+        )
         return batch
 
     def play(
@@ -231,9 +234,8 @@ class TeamEnvRunner(RolloutWorker):
         return episode
 
     def _callback(self, name: str, episode: EpisodeV2, env_index: int) -> None:
-        getattr(self.callbacks, name)(
-            worker=self, base_env=self.async_env, policies=self.policy_map, episode=episode, env_index=env_index
-        )
+        told = {"base_env": self.async_env, "policies": self.policy_map, "episode": episode, "env_index": env_index}
+        make_callback(name, self.callbacks, getattr(self.config, f"callbacks_{name}"), kwargs={"worker": self, **told})
 
     def _end_episode(self, episodes: Episodes, row: int, episode: EpisodeV2, e: int, for_training: bool) -> RolloutMetrics:
         """Callbacks, postprocessing and metrics of env e's episode, which is the given row."""

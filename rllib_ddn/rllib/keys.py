@@ -9,7 +9,6 @@ From these come the defaults, :meth:`validate`'s messages and the docstring of `
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from rllib_ddn.learning.update import OPTIMIZERS, make_optimizer
+from rllib_ddn.names import nearest
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class OneOf(Accepts):
     def hint(self, value: Any) -> str:
         if inspect.isabstract(value):
             return f" It lacks {', '.join(sorted(value.__abstractmethods__))}()."
-        return did_you_mean(value, self.names)
+        return nearest_hint(value, self.names)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Options(Accepts):
         super().validate(name, value)
         for option, given in value.items():
             if option not in self.options:
-                hint = did_you_mean(option, self.options) or f" It has {', '.join(self.options)}."
+                hint = nearest_hint(option, self.options) or f" It has {', '.join(self.options)}."
                 raise ValueError(f"{name}[{option!r}] is unknown.{hint}")
             self.options[option].validate(f"{name}[{option!r}]", given)
 
@@ -238,11 +238,10 @@ OPTIMIZER = Accepts(
 )
 
 
-def did_you_mean(value: Any, names: Collection[str], cutoff: float = 0.6) -> str:
-    """A hint at the nearest name, whatever its case, with a space before it; empty where none is near."""
-    by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(value.lower(), by_lower, n=1, cutoff=cutoff) if isinstance(value, str) else []
-    return f" Did you mean {by_lower[near[0]]!r}?" if near else ""
+def nearest_hint(value: Any, names: Collection[str]) -> str:
+    """A hint at the nearest name, with a space before it; empty where none is near."""
+    near = nearest(value, names) if isinstance(value, str) else []
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def shown(value: Any, most: int = 100) -> str:

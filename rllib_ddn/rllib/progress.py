@@ -27,6 +27,12 @@ def tell_progress(algorithm: Algorithm) -> None:
     internal_kv._internal_kv_put(Path(algorithm.logdir).name, json.dumps(figures), namespace=NAMESPACE)
 
 
+def forget_progress(algorithm: Algorithm) -> None:
+    """Takes it away again, when the first iteration is over."""
+    if not algorithm.iteration and internal_kv._internal_kv_initialized():
+        internal_kv._internal_kv_del(Path(algorithm.logdir).name, namespace=NAMESPACE)
+
+
 def first_iteration(folder: str) -> str:
     """A line for the user: what a trial has played of its first iteration.
 

@@ -49,6 +49,10 @@ def _is_model(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, ValueDecompositionModel)
 
 
+def _are_functions(value: Any) -> bool:
+    return value is None or callable(value) or (isinstance(value, (list, tuple)) and all(map(callable, value)))
+
+
 def _is_the_policy(value: Any) -> bool:
     return isinstance(value, (dict, set, list, tuple)) and list(value) == [DEFAULT_POLICY_ID]
 
@@ -88,6 +92,19 @@ _UNITS = Accepts(
 )
 
 _POLICY_API = "these algorithms run on RLlib's Policy API"
+# What callbacks() takes as functions. Those of episodes get what the methods of RLlibCallback get on RLlib's Policy API.
+CALLBACKS = (
+    "on_algorithm_init",
+    "on_train_result",
+    "on_evaluate_start",
+    "on_evaluate_end",
+    "on_checkpoint_loaded",
+    "on_episode_created",
+    "on_episode_start",
+    "on_episode_step",
+    "on_episode_end",
+    "on_sample_end",
+)
 
 # Keys that mean here what they mean in RLlib.
 ACCEPTED: dict[str, Accepts] = {
@@ -100,6 +117,7 @@ ACCEPTED: dict[str, Accepts] = {
     "explore": FLAG,
     "seed": whole("a whole number from 0 to 2**31 - 1", 0, 2**31 - 1).or_none(),
     "callbacks_class": _is_class_of(RLlibCallback),
+    **dict.fromkeys(map("callbacks_{}".format, CALLBACKS), Accepts("a function, a list of functions, or None", _are_functions)),
     "model": DICT,
     # Resources.
     "num_gpus": _UNITS,
@@ -193,7 +211,7 @@ _REASONS = {
     "render_env": "`rllib evaluate` draws games, with --save-gif for one",
     "fake_sampler": "episodes are played",
     "action_mask_key": 'the mask is the observation\'s "action_mask"',
-    "callbacks_on_": "give callbacks() a class with such a method",
+    "callbacks_on_": "RLlib calls it on its new API stack alone",
 }
 _OTHERS = "these algorithms do not use it"
 

@@ -17,6 +17,7 @@ import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.evaluation.metrics import summarize_episodes
 from ray.rllib.execution.train_ops import multi_gpu_train_one_step, train_one_step
@@ -43,7 +44,7 @@ from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.evaluation import compare, evaluate_network
 from rllib_ddn.rllib.faults import EnvRunnersError, Failure, Runners
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
-from rllib_ddn.rllib.progress import tell_progress
+from rllib_ddn.rllib.progress import forget_progress, tell_progress
 from rllib_ddn.team import TeamEnvError
 
 NUM_EPISODES_SAMPLED = "num_episodes_sampled"
@@ -234,6 +235,8 @@ class ValueDecomposition(Algorithm):
             steps, updates = self._counters[NUM_ENV_STEPS_SAMPLED], self.get_policy().num_grad_updates
             when = f"After {steps:,} env steps and {updates:,} updates: "
             raise type(error)(f"{when}{error} All that was trained before is saved in {directory}.") from error
+        finally:
+            forget_progress(self)
         policy, replay = self.get_policy(), self.local_replay_buffer
         results["info"] |= {
             "num_env_runners_hung": self.runners.hung + self.eval_runners.hung,
@@ -263,15 +266,16 @@ class ValueDecomposition(Algorithm):
                 from_worker_or_learner_group=self.env_runner_group.local_env_runner,
                 global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]},
             )
-        self.callbacks.on_evaluate_start(algorithm=self, metrics_logger=self.metrics)
-        config = self.evaluation_config
+        config, told = self.evaluation_config, {"algorithm": self, "metrics_logger": self.metrics}
+        make_callback("on_evaluate_start", self.callbacks, self.config.callbacks_on_evaluate_start, kwargs=told)
         seeds = [[self._evaluation_seed, self.iteration, k] for k in range(config.evaluation_duration)]
         played = {network: evaluate_network(self.eval_runners, network, seeds, bool(config.explore)) for network in config.networks}
         results = compare(played)
         results["env_runners"] = summarize_episodes(played[self.get_policy().model.acting_network])
         steps = sum(episode.episode_length for episodes in played.values() for episode in episodes)
         results["timesteps_this_iter"] = self._counters[NUM_ENV_STEPS_SAMPLED_FOR_EVALUATION_THIS_ITER] = steps
-        self.callbacks.on_evaluate_end(algorithm=self, metrics_logger=self.metrics, evaluation_metrics=results)
+        told["evaluation_metrics"] = results
+        make_callback("on_evaluate_end", self.callbacks, self.config.callbacks_on_evaluate_end, kwargs=told)
         return results
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,0 +1,30 @@
+"""Unknown names: which known ones are like them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: object, names: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names that are most like a name, whatever the case, the nearest first; none where none is like it.
+
+    Args:
+        count: how many at most.
+        cutoff: how much alike they are at least, from 0 to 1.
+    """
+    by_lower = {other.lower(): other for other in sorted(names)}
+    return [by_lower[other] for other in difflib.get_close_matches(str(name).lower(), by_lower, n=count, cutoff=cutoff)]
+
+
+def did_you_mean(name: object, names: Iterable[str], shown: Iterable[str] | None = None, count: int = 1) -> str:
+    """The rest of a sentence on an unknown name: which are like it, or which there are.
+
+    Args:
+        names: all known ones.
+        shown: those to tell where none is like it; by default all.
+        count: how many to tell at most of those that are like it.
+    """
+    names = sorted(names)
+    near = nearest(name, names, count, cutoff=0.6 if count == 1 else 0.5)
+    return f"did you mean {', '.join(map(repr, near))}?" if near else f"there are {', '.join(names if shown is None else shown)}."
