@@ -13,14 +13,13 @@ importing anything of the package imports Ray, too.)
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rllib_ddn.checks import TeamEnvError, check_values
+from rllib_ddn.checks import TeamEnvError, check_values, entries, flat_numbers
 
 FORMAT_VERSION = 1
 WRAPPERS = ("observation", "obs")  # the keys under which an observation lies beside its action mask
@@ -200,47 +199,18 @@ def flatten(layout: Mapping[str, Any], value: Any, what: str) -> np.ndarray:
     """Flattens a value of a space as in training: :func:`rllib_ddn.team.flatten`, for spaces that are described.
 
     Args:
-        layout: ``{"type", "space", "shape", "dtype"}`` of a space of numbers, one-hot in ``counts`` places from ``start``
-            on where it has these; or ``{"type", "spaces"}`` of a Dict or a Tuple.
+        layout: ``{"type", "spaces"}`` of a Dict or a Tuple; else ``{"type", "space", "shape", "dtype"}``, with ``counts`` and
+            ``start`` of a discrete space.
         value: to be flattened.
         what: the value's name in errors.
 
     Raises:
-        TeamEnvError: the value has not as many numbers as its space, or a fraction, NaN or a number out of
-            range where the space has whole numbers.
+        TeamEnvError: see :func:`rllib_ddn.checks.flat_numbers`.
     """
-    parts: Any = layout.get("spaces")
-    if layout["type"] == "Dict":
-        missing = [key for key in parts if key not in value] if isinstance(value, Mapping) else list(parts)
-        if missing:
-            raise TeamEnvError(f"{what} lacks {missing[0]!r}, which its space has.")
-        return np.concatenate([flatten(part, value[key], f"{what}, {key!r},") for key, part in parts.items()])
-    if layout["type"] == "Tuple":
-        if not isinstance(value, (tuple, list)) or len(value) != len(parts):
-            raise TeamEnvError(f"{what} is {_line(value)}, but its space has {len(parts)} entries.")
-        return np.concatenate([flatten(part, value[i], f"{what}, entry {i},") for i, part in enumerate(parts)])
-    array, dtype, shape = np.asarray(value), np.dtype(layout["dtype"]), tuple(layout["shape"])
-    space = _short(layout["space"])
-    if array.dtype.kind not in "biuf":
-        raise TeamEnvError(f"{what} is {_line(value)}; its space {space} has numbers.")
-    if array.size != math.prod(shape):
-        raise TeamEnvError(f"{what} has the shape {array.shape}; its space has {shape}.")
-    if array.dtype != dtype and dtype.kind in "biu":
-        with np.errstate(invalid="ignore"):
-            whole = array.astype(dtype)
-        if not np.array_equal(whole, array):
-            raise TeamEnvError(f"{what} holds {array[whole != array].flat[0]}; its space {space} has whole numbers.")
-    flat = array.astype(dtype).reshape(-1)
-    if "counts" not in layout:
-        return flat
-    counts, places = np.array(layout["counts"]), flat.astype(np.int64) - np.array(layout["start"])
-    if ((places < 0) | (places >= counts)).any():
-        raise TeamEnvError(f"{what} is {_line(value)}, which is not in its space {space}.")
-    if layout["type"] == "MultiBinary":
-        return flat
-    hot = np.zeros(counts.sum(), dtype)
-    hot[np.cumsum(counts) - counts + places] = 1
-    return hot
+    if "spaces" in layout:
+        return np.concatenate([flatten(*entry) for entry in entries(layout["spaces"], value, what)])
+    about = {key: layout[key] for key in layout if key != "type"}
+    return flat_numbers(value, what, **about, one_hot=layout["type"] != "MultiBinary")
 
 
 def _box(shape: list[int], dtype: str) -> dict[str, Any]:
@@ -254,15 +224,6 @@ def _unwrapped(layout: Mapping[str, Any], value: Any) -> tuple[Any, Any]:
             if key in value and key not in (layout.get("spaces") or ()):
                 return value[key], value.get("action_mask")
     return value, None
-
-
-def _line(thing: Any) -> str:
-    """At most a line of it."""
-    return _short(" ".join(repr(thing).split()))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _description(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ Nothing here imports Ray.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from rllib_ddn.checks import TeamEnvError, check_values
+from rllib_ddn.checks import TeamEnvError, check_values, entries, flat_numbers
 from rllib_ddn.names import did_you_mean
 
 OBS, ACTION_MASK, STATE = "obs", "action_mask", "state"
@@ -187,34 +186,24 @@ def flatten(space: spaces.Space, value: Any, what: str) -> np.ndarray:
         TeamEnvError: the value has not as many numbers as its space, or a fraction, NaN or a number out of
             range where the space has whole numbers.
     """
-    if isinstance(space, spaces.Dict):
-        missing = [key for key in space.spaces if key not in value] if isinstance(value, dict) else list(space.spaces)
-        if missing:
-            raise TeamEnvError(f"{what} lacks {missing[0]!r}, which its space has.")
-        return np.concatenate([flatten(part, value[key], f"{what}, {key!r},") for key, part in space.spaces.items()])
-    if isinstance(space, spaces.Tuple):
-        if not isinstance(value, (tuple, list)) or len(value) != len(space):
-            raise TeamEnvError(f"{what} is {_line(value)}, but its space has {len(space)} entries.")
-        return np.concatenate([flatten(part, value[i], f"{what}, entry {i},") for i, part in enumerate(space)])
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return np.concatenate([flatten(*entry) for entry in entries(space.spaces, value, what)])
     if space.shape is None or space.dtype is None:  # no numbers
         return np.asarray(spaces.flatten(space, value))
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise TeamEnvError(f"{what} is {_line(value)}; its space {_line(space)} has numbers.")
-    if array.size != math.prod(space.shape):
-        raise TeamEnvError(f"{what} has the shape {array.shape}; its space has {space.shape}.")
-    if array.dtype != space.dtype and space.dtype.kind in "iu":
-        with np.errstate(invalid="ignore"):
-            whole = array.astype(space.dtype)
-        if not np.array_equal(whole, array):
-            raise TeamEnvError(f"{what} holds {array[whole != array].flat[0]}; its space {_line(space)} has whole numbers.")
-        array = whole
-    if isinstance(space, spaces.Box):
-        return array.astype(space.dtype).reshape(-1)
-    array = array.reshape(space.shape)
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) and not space.contains(array):
-        raise TeamEnvError(f"{what} is {_line(value)}, which is not in its space {_line(space)}.")
-    return np.asarray(spaces.flatten(space, array))
+    one_hot = not isinstance(space, spaces.MultiBinary)
+    return flat_numbers(value, what, space, space.shape, space.dtype, **discrete(space), one_hot=one_hot)
+
+
+def discrete(space: spaces.Space) -> dict[str, Any]:
+    """What :func:`rllib_ddn.checks.flat_numbers` wants to know of a discrete space; nothing of another."""
+    if isinstance(space, spaces.Discrete):
+        return {"counts": [int(space.n)], "start": [int(space.start)]}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"counts": space.nvec.flatten().tolist(), "start": space.start.flatten().tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        size = spaces.flatdim(space)
+        return {"counts": [2] * size, "start": [0] * size}
+    return {}
 
 
 def _entry(value: Any, name: str, agent: int, when: str) -> Any:
@@ -222,12 +211,6 @@ def _entry(value: Any, name: str, agent: int, when: str) -> Any:
         given = sorted(map(str, value)) if isinstance(value, dict) else type(value).__name__
         raise TeamEnvError(f'the observation of agent {agent} has no "{name}"{when}, which its space has; got {given}.')
     return value[name]
-
-
-def _line(thing: Any) -> str:
-    """At most a line of it."""
-    text = " ".join(repr(thing).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def refuse_unknown_keys(env: str, given: Iterable[str], accepted: Iterable[str]) -> None:

@@ -13,13 +13,15 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 from typer.testing import CliRunner
 
+import rllib_ddn
 from examples import leader as example
 from rllib_ddn import DDNConfig, QMIXConfig
 from rllib_ddn.cli import app
 from rllib_ddn.deploy import ExportedPolicy, flatten
 from rllib_ddn.envs.smax import SMAXTeam
-from rllib_ddn.rllib.export import layout
-from rllib_ddn.team import TeamEnvError
+from rllib_ddn.rllib.config import ValueDecompositionConfig
+from rllib_ddn.rllib.export import _described, layout
+from rllib_ddn.team import Member, TeamEnvError
 from rllib_ddn.team import flatten as flatten_in_training
 from support.configs import SMALL_GAME, small_config
 from support.games import Uneven
@@ -31,6 +33,14 @@ GAMES = {
     "predator_prey": (DDNConfig, SMALL_GAME, "follower"),
     "smax": (DDNConfig, {"map_name": "3m"}, "follower"),
     "pettingzoo": (QMIXConfig, SPREAD, "agent"),
+}
+
+
+# Of each algorithm.
+CLASSES = {
+    name.removesuffix("Config"): value
+    for name, value in vars(rllib_ddn).items()
+    if isinstance(value, type) and issubclass(value, ValueDecompositionConfig) and value is not ValueDecompositionConfig
 }
 
 
@@ -320,6 +330,34 @@ def test_the_command_exports_a_checkpoint_with_its_scores(tmp_path):
         assert done.exit_code == 2
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("rllib: ")]
         assert message in line
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_every_algorithm_is_exported(build, tmp_path, name):
+    """A host its one network, a peer of DDN its follower; both play as in RLlib."""
+    algo = build(small_config(CLASSES[name]))
+    network = "follower" if "follower" in algo.config.networks else "agent"
+    assert algo.get_policy().export(tmp_path, format="torch") == tmp_path / f"{network}.pt2"
+    policy, episode = ExportedPolicy(tmp_path), recorded(algo, network, [5])
+    for obs, mask, actions, q in each_step(episode):
+        assert policy.act(obs, mask).tolist() == actions.tolist()
+        np.testing.assert_allclose(policy.q_values[0], q, atol=1e-5)
+
+
+def test_names_and_settings_are_written_as_they_are_or_refused(build, tmp_path):
+    policy = build(small_config()).get_policy()
+    about = _described(Member(np.int64(3), Box(0, 1, (2,)), 5, False))
+    assert json.loads(json.dumps(about))["id"] == 3
+    for name in ((0, 1), None, 0.5):
+        with pytest.raises(ValueError, match=r"cannot be exported: policy.json has agents whose"):
+            _described(Member(name, Box(0, 1, (2,)), 5, False))
+    policy.config = {**policy.config, "env_config": {**SMALL_GAME, "penalty": np.float64(0.5)}}
+    policy.export(tmp_path, format="torch", maker=np.zeros)
+    about = json.loads((tmp_path / "policy.json").read_text())
+    assert (about["env_config"], about["maker"]) == (SMALL_GAME, "numpy:zeros")
+    with pytest.raises(ValueError, match=r"<object object at .* of the env's config cannot be exported"):
+        policy.export(tmp_path / "no", format="torch", maker=object())
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_cannot_be_exported(build, tmp_path):

@@ -11,10 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from support.configs import plain_config
 
-mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install mlflow-skinny")
-
 
 def test_mlflow_in_a_local_folder_and_tensorboard_have_the_curves(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install mlflow-skinny")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # without it, MLflow 3.17 wants a database
     where = (tmp_path / "mlruns").as_uri()
     analysis = tune.run(
@@ -40,3 +39,26 @@ def test_mlflow_in_a_local_folder_and_tensorboard_have_the_curves(tmp_path, monk
     events = EventAccumulator(str(trial.path))
     events.Reload()
     assert [point.value for point in events.Scalars(f"ray/tune/{key}")] == pytest.approx(values)
+
+
+def test_weights_and_biases_without_its_server(tmp_path, monkeypatch):
+    """Offline, a run goes into a folder, for `wandb sync` to send: the curve is in it. Whether their server takes it is not tried."""
+    pytest.importorskip("wandb", reason="Weights & Biases is not installed: pip install wandb")
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    analysis = tune.run(
+        "DDN",
+        config=plain_config(mixer="vdn"),
+        stop={"training_iteration": 2},
+        storage_path=str(tmp_path / "results"),
+        callbacks=[WandbLoggerCallback(project="teams", dir=str(tmp_path))],
+        verbose=0,
+    )
+    (trial,) = analysis.trials
+    (run,) = tmp_path.rglob("*.wandb")
+    told = run.read_bytes()
+    assert trial.trial_id.encode() in told
+    for key in (b"evaluation/follower/episode_return_mean", b"mixer"):
+        assert key in told

@@ -15,6 +15,18 @@ from support.configs import SMALL_GAME
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"env_config": SMALL_GAME, "train_batch_size": 4, "agent_hidden_dim": 8, "num_envs_per_env_runner": 2}
+# A program that plays one step of the exported team, and finds neither torch nor Ray.
+PLAY = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "ray", "gymnasium", "pettingzoo"))
+import numpy as np
+from rllib_ddn.deploy import ExportedPolicy
+policy = ExportedPolicy(sys.argv[1])
+obs = policy.description["inputs"]["obs"]
+count = len(policy.agents)
+actions = policy.act(np.zeros((count, obs["shape"][-1]), obs["dtype"]), np.ones((count, 6), bool))
+print(len(actions), "actions", sorted(set(sys.modules) & {"onnxruntime"}))
+"""
 SMALL |= {"min_sample_timesteps_per_iteration": 1, "evaluation_duration": 3, "num_cpus_for_main_process": 1}
 
 
@@ -61,7 +73,7 @@ def test_the_wheel_holds_the_examples_and_no_results(wheel):
     assert found == {f"rllib_ddn/{path.relative_to(ROOT)}" for path in (ROOT / "tuned_examples").glob("**/*.yaml")}
 
 
-@pytest.mark.timeout(1200)  # four processes that import Ray and torch
+@pytest.mark.timeout(1800)  # six processes that import Ray and torch
 def test_from_an_example_to_a_figure(run, tmp_path):
     where = run("python", "-c", "import rllib_ddn, sys; print(rllib_ddn.__file__, *sys.path, sep='\\n')").splitlines()
     assert "site-packages" in where[0]
@@ -84,6 +96,10 @@ def test_from_an_example_to_a_figure(run, tmp_path):
     played = json.loads(run("rllib", *line.split()[1:], "--episodes", 1, "--network", "follower", "--save-mp4", tmp_path / "films"))
     assert played["follower"]["episode_len_mean"] > 0
     assert (tmp_path / "films" / "follower_00.mp4").stat().st_size > 0
+    # Exported there; and played where of this package's dependencies NumPy and onnxruntime are all that there is.
+    written = json.loads(run("rllib", *line.replace("evaluate", "export").split()[1:], "--out", tmp_path / "policy"))
+    assert written["file"] == str(tmp_path / "policy" / "follower.onnx")
+    assert run("python", "-c", PLAY, tmp_path / "policy").startswith("3 actions")
     told = run("rllib", "plot", tmp_path / "predator-prey-small-ddn", "--out", tmp_path / "curves.png", "--table")
     assert "| DDN follower | " in told
     assert (tmp_path / "curves.png").stat().st_size > 10_000

@@ -168,7 +168,8 @@ def _write_gif(path: Path, frames: list[np.ndarray], frames_per_second: int = 8)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     first, *rest = [Image.fromarray(frame) for frame in frames]
-    first.save(path, save_all=True, append_images=rest, duration=1000 // frames_per_second, loop=0)
+    durations = [1000 // frames_per_second] * len(rest) + [1500]  # time to see how it ended, before it begins again
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def _write_mp4(path: Path, frames: list[np.ndarray], frames_per_second: int = 8) -> None:

@@ -9,20 +9,23 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.env.env_context import EnvContext
 from torch import Tensor, nn
 
+from rllib_ddn.checks import line
 from rllib_ddn.deploy import FORMAT_VERSION
 from rllib_ddn.envs.grouping import as_team_env, members_of
 from rllib_ddn.networks import TeamNetwork, greedy_actions
 from rllib_ddn.rllib.model import AGENT, FOLLOWER
-from rllib_ddn.team import Member, TeamSpec
+from rllib_ddn.team import Member, TeamSpec, discrete
 
 if TYPE_CHECKING:
     from rllib_ddn.rllib.policy import ValueDecompositionPolicy
@@ -120,7 +123,7 @@ def export_policy(
         "env_steps": policy.global_timestep,
         **notes,
     }
-    text = re.sub(r"\[\n[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(about, indent=2, default=str))
+    text = re.sub(r"\[\n[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(about, indent=2, default=_told))
     with _quiet():
         program = _traced(acting, spec, inputs)
         folder = Path(folder)
@@ -196,6 +199,18 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, inputs: dict[
     onnx.save(model, path)
 
 
+def _told(value: Any) -> Any:
+    """What ``policy.json`` says of a value of the env's config that JSON does not have."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}:{value.__qualname__}"
+    raise ValueError(
+        f"{line(repr(value))} of the env's config cannot be exported: policy.json has numbers, strings, lists, dicts, and the "
+        "names of functions and classes. Let a function that env_config names make it."
+    )
+
+
 def _members(config: dict[str, Any]) -> list[Member]:
     """The agents of the config's env, which is made for that."""
     _, creator = Algorithm._get_env_id_and_creator(config["env"], config)
@@ -209,8 +224,13 @@ def _members(config: dict[str, Any]) -> list[Member]:
 
 
 def _described(member: Member) -> dict[str, Any]:
+    if not isinstance(member.id, (str, Integral)):
+        raise ValueError(
+            f"the agent {member.id!r} cannot be exported: policy.json has agents whose names are strings or whole numbers, and "
+            f"this is a {type(member.id).__name__}. Name the env's agents so."
+        )
     return {
-        "id": member.id,
+        "id": member.id if isinstance(member.id, str) else int(member.id),
         "num_actions": member.num_actions,
         "has_action_mask": member.has_action_mask,
         "observation": layout(member.observation_space),
@@ -230,15 +250,8 @@ def layout(space: spaces.Space) -> dict[str, Any]:
         return {"type": "Tuple", "spaces": [layout(part) for part in space.spaces]}
     if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         raise ValueError(f"observations of the space {kind} cannot be exported: only Box, the discrete spaces, Dict and Tuple.")
-    about = {"type": kind, "space": " ".join(repr(space).split()), "shape": list(space.shape or ()), "dtype": str(space.dtype)}
-    if isinstance(space, spaces.Discrete):
-        about |= {"counts": [int(space.n)], "start": [int(space.start)]}
-    elif isinstance(space, spaces.MultiDiscrete):
-        about |= {"counts": space.nvec.flatten().tolist(), "start": space.start.flatten().tolist()}
-    elif isinstance(space, spaces.MultiBinary):
-        size = spaces.flatdim(space)
-        about |= {"counts": [2] * size, "start": [0] * size}
-    return about
+    numbers = {"shape": list(space.shape or ()), "dtype": str(space.dtype), **discrete(space)}
+    return {"type": kind, "space": " ".join(repr(space).split()), **numbers}
 
 
 @contextlib.contextmanager
