@@ -53,6 +53,11 @@ def evaluations(folders: Sequence[Path], metric: str | None = None) -> pd.DataFr
     return pd.concat(found, ignore_index=True)[columns].dropna(subset="value") if found else pd.DataFrame(columns=columns)
 
 
+def result_folders(where: Path) -> list[Path]:
+    """The trials' folders somewhere below a folder that have results."""
+    return [path.parent for path in where.rglob("progress.csv") if path.stat().st_size]
+
+
 def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
     """Interquartile mean."""
     return stats.trim_mean(values, 0.25, axis=axis)

@@ -14,13 +14,13 @@ from ray.tune import TuneError
 from ray.tune.registry import get_trainable_cls
 
 import rllib_ddn
-from rllib_ddn.cli.curves import curves, default_window, draw, evaluations, figure_of, final, games
+from rllib_ddn.cli.curves import curves, default_window, draw, evaluations, figure_of, final, games, result_folders
 
 NAMES = {"CWQMIX": "CW-QMIX", "OWQMIX": "OW-QMIX", "predator_prey": "Predator-Prey", "smac": "SMAC", "smax": "SMAX"}
 
 
 @dataclass
-class Trial:
+class Trained:
     """A trial that Tune left, with those that went on from its checkpoints.
 
     Attributes:
@@ -90,22 +90,22 @@ def plot(
     return "\n\n".join(told)
 
 
-def find(folders: Sequence[str]) -> list[Trial]:
+def find(folders: Sequence[str]) -> list[Trained]:
     """The trials in folders, which may be given as NAME=FOLDER.
 
     Raises:
         ValueError: a folder holds none.
     """
-    found: list[Trial] = []
+    found: list[Trained] = []
     for text in folders:
         given, _, path = text.partition("=") if "=" in text and not Path(text).expanduser().exists() else ("", "", text)
-        results = [p.parent for p in Path(path).expanduser().rglob("progress.csv") if p.stat().st_size]
+        results = result_folders(Path(path).expanduser())
         if not results:
             raise ValueError(f"there is no progress.csv with results in {path}: name a folder of `rllib train` or of Ray Tune.")
         continued = {folder: _continued_at(folder) for folder in results}
         for folder in sorted(results, key=lambda f: (continued[f], f)):
             run, config = _run(folder), json.loads((folder / "params.json").read_text())
-            trial = Trial(given or None, run, {**_defaults(run), **_flat(config)}, [folder])
+            trial = Trained(given or None, run, {**_defaults(run), **_flat(config)}, [folder])
             before = [t for t in found if (t.given, t.run, t.config) == (trial.given, trial.run, trial.config)]
             if before and continued[folder]:
                 before[0].folders.append(folder)
@@ -142,7 +142,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def name_rows(trials: Sequence[Trial]) -> list[str]:
+def name_rows(trials: Sequence[Trained]) -> list[str]:
     """What each trial is called: its algorithm and, where trials of it or their envs differ, in what; not in the seed."""
     env = _different([t.config for t in trials], lambda key: key == "env" or key.startswith("env_config."))
     names = []
@@ -163,7 +163,7 @@ def _different(configs: Sequence[dict[str, Any]], wanted: Any) -> list[str]:
     return [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
 
 
-def name_env(trials: Sequence[Trial]) -> str:
+def name_env(trials: Sequence[Trained]) -> str:
     """The trials' env and what is common of its config; "" of several envs."""
     envs = {t.config.get("env") for t in trials}
     if len(envs) > 1:

@@ -21,7 +21,7 @@ import yaml
 from ray.tune.registry import get_trainable_cls
 
 import rllib_ddn  # noqa: F401  (registers the algorithms)
-from rllib_ddn.cli.curves import curves, default_window, draw, evaluations, figure_of, final, games, iqm
+from rllib_ddn.cli.curves import curves, default_window, draw, evaluations, figure_of, final, games, iqm, result_folders
 from rllib_ddn.cli.examples import FOLDER
 from rllib_ddn.cli.tables import TABLES, Table
 
@@ -29,7 +29,7 @@ SCALED = ("leader_timesteps", "mixture_timesteps")  # stages whose length follow
 
 
 @dataclass
-class Trial:
+class Planned:
     """One row of the grid with one seed, to be trained for so many env steps."""
 
     row: str
@@ -49,8 +49,8 @@ class Trial:
 
     def folders(self, storage: Path) -> list[Path]:
         """Of this trial and its continuations, the oldest first."""
-        found = [p.parent for p in storage.rglob("params.json") if (p.parent / "progress.csv").is_file() and self.matches(p.parent)]
-        return sorted((f for f in found if (f / "progress.csv").stat().st_size), key=lambda f: _steps(f)[0])
+        found = [folder for folder in result_folders(storage) if (folder / "params.json").is_file() and self.matches(folder)]
+        return sorted(found, key=lambda folder: _steps(folder)[0])
 
 
 def trials(
@@ -61,7 +61,7 @@ def trials(
     seeds: int | None,
     steps: int | None,
     overrides: dict[str, Any],
-) -> list[Trial]:
+) -> list[Planned]:
     """The grid of a table with these options; None stands for what the grid's file says. Seeds count from its first."""
     grid = yaml.safe_load((FOLDER / TABLES[table].folder / f"{table}.yaml").read_text())
     found = []
@@ -75,7 +75,7 @@ def trials(
                 shared[key] = max(1, round(shared[key] * steps / its_steps))
         row = name.removeprefix(f"{table}-")
         chosen = range(its_seeds[0], its_seeds[0] + seeds) if seeds else its_seeds
-        found += [Trial(row, seed, spec["run"], {**shared, "seed": seed}, steps or its_steps) for seed in chosen]
+        found += [Planned(row, seed, spec["run"], {**shared, "seed": seed}, steps or its_steps) for seed in chosen]
     return found
 
 
@@ -85,7 +85,7 @@ def _steps(folder: Path) -> tuple[int, int]:
     return int(steps.min()), int(steps.max())
 
 
-def pending(found: list[Trial], storage: Path) -> Iterator[tuple[Trial, Path | None]]:
+def pending(found: list[Planned], storage: Path) -> Iterator[tuple[Planned, Path | None]]:
     """The trials that are not finished, with the latest checkpoint of each."""
     for trial in found:
         folders = trial.folders(storage)
@@ -95,7 +95,7 @@ def pending(found: list[Trial], storage: Path) -> Iterator[tuple[Trial, Path | N
         yield trial, checkpoints[-1] if checkpoints else None
 
 
-def run(found: list[Trial], storage: Path, table: str, cpus: int | None) -> int:
+def run(found: list[Planned], storage: Path, table: str, cpus: int | None) -> int:
     """Runs what is pending with ``rllib train file``; returns its exit status."""
     experiments = {}
     for trial, checkpoint in pending(found, storage):
@@ -118,7 +118,7 @@ def run(found: list[Trial], storage: Path, table: str, cpus: int | None) -> int:
         return child.wait()
 
 
-def load(found: list[Trial], storage: Path) -> pd.DataFrame:
+def load(found: list[Planned], storage: Path) -> pd.DataFrame:
     """All evaluations, in the columns of :mod:`rllib_ddn.cli.curves`: the win rate where the env knows it, else the mean return.
 
     Raises:
