@@ -1,8 +1,10 @@
-"""DDN learns: leader and follower on a small Predator-Prey, a random team far below them."""
+"""DDN learns: leader and follower on a small Predator-Prey, a random team far below them; and a leader sees its own agent."""
 
 import numpy as np
+import torch
 
 from rllib_ddn import DDNConfig
+from rllib_ddn.networks import GlobalGuidingNetwork, LocalInput, TeamSizes
 from rllib_ddn.rllib.evaluation import evaluate_network, summarize
 
 
@@ -33,3 +35,33 @@ def test_leader_and_follower_learn_a_small_predator_prey(build):
     assert np.mean(returns["follower"][-2:]) > 12
     # What the follower knows, it has from the leader: it keeps up with it.
     assert np.mean(returns["follower"][-2:]) > 0.8 * np.mean(returns["leader"][-2:])
+
+
+def test_a_leader_sees_its_own_agent_past_a_state_that_tells_nothing():
+    """Each of 4 agents is offered 40 values between 0 and 1 and takes one; the team gets their sum, the state is noise.
+
+    A random team gets 0.5 for an agent, the best 0.98. With the paper's block (one hypernetwork of size 16 for W and B,
+    unscaled) the leader has 0.66 after as many updates.
+    """
+    torch.manual_seed(1)
+    rows, agents, offers, state_dim = 256, 4, 40, 400
+    local_input = LocalInput(agents, offers, offers)
+    sizes = TeamSizes(num_agents=agents, num_actions=offers, state_dim=state_dim, local_dim=local_input.dim, hidden_dim=64)
+    defaults = DDNConfig()
+    leader = GlobalGuidingNetwork(sizes, embed_dim=defaults.fusion_embed_dim, hyper_dim=defaults.fusion_hyper_dim)
+    optimizer = torch.optim.Adam(leader.parameters(), lr=1e-3)
+
+    def game():
+        values = torch.rand(rows, agents, offers)
+        z = local_input(values, torch.full((rows, agents), -1))
+        return values, leader(z, (torch.rand(rows, state_dim) < 0.08).float()).q
+
+    for _ in range(800):
+        values, q = game()
+        taken = torch.randint(offers, (rows, agents, 1))
+        q_tot, reward = (each.gather(-1, taken).sum((1, 2)) for each in (q, values))  # VDN's, of one step
+        optimizer.zero_grad()
+        (q_tot - reward).square().mean().backward()
+        optimizer.step()
+    values, q = game()
+    assert values.gather(-1, q.argmax(-1, keepdim=True)).mean() > 0.75
