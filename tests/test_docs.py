@@ -180,10 +180,11 @@ class Shell:
     def reproduce(self, arguments):
         """The grid that it would run."""
         ran = []
-        self._patch.setattr(reproducing, "reproduce", lambda *given: ran.append(given) or 0)
+        self._patch.setattr(reproducing, "reproduce", lambda name, **given: ran.append((name, given)) or 0)
         self.rllib(*arguments)
-        ((table, env, env_config, changes, seeds, steps, *_),) = ran
-        for trial in reproducing.trials(table, env, env_config, seeds, steps, changes):
+        ((table, given),) = ran
+        grid = {name: given[name] for name in ("env", "env_config", "seeds", "steps")}
+        for trial in reproducing.trials(table, **grid, overrides=given["config"]):
             get_trainable_cls(trial.run).get_default_config().update_from_dict(trial.config).validate()
 
     def python(self, arguments):

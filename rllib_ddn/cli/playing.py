@@ -19,7 +19,6 @@ from rllib_ddn.rllib.evaluation import evaluate_checkpoint
 
 def play(
     checkpoint: Path,
-    *,
     algo_name: str | None,
     env: str | None,
     changes: dict[str, Any],

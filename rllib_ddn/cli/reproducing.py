@@ -55,7 +55,6 @@ class Planned:
 
 def trials(
     table: str,
-    *,
     env: str | None,
     env_config: dict[str, Any] | None,
     seeds: int | None,
