@@ -41,7 +41,7 @@ def test_a_leader_sees_its_own_agent_past_a_state_that_tells_nothing():
     """Each of 4 agents is offered 40 values between 0 and 1 and takes one; the team gets their sum, the state is noise.
 
     A random team gets 0.5 for an agent, the best 0.98. With the paper's block (one hypernetwork of size 16 for W and B,
-    unscaled) the leader has 0.66 after as many updates.
+    unscaled) the leader has about 0.7 after as many updates.
     """
     torch.manual_seed(1)
     rows, agents, offers, state_dim = 256, 4, 40, 400
@@ -56,7 +56,7 @@ def test_a_leader_sees_its_own_agent_past_a_state_that_tells_nothing():
         z = local_input(values, torch.full((rows, agents), -1))
         return values, leader(z, (torch.rand(rows, state_dim) < 0.08).float()).q
 
-    for _ in range(800):
+    for _ in range(1200):
         values, q = game()
         taken = torch.randint(offers, (rows, agents, 1))
         q_tot, reward = (each.gather(-1, taken).sum((1, 2)) for each in (q, values))  # VDN's, of one step
@@ -64,4 +64,4 @@ def test_a_leader_sees_its_own_agent_past_a_state_that_tells_nothing():
         (q_tot - reward).square().mean().backward()
         optimizer.step()
     values, q = game()
-    assert values.gather(-1, q.argmax(-1, keepdim=True)).mean() > 0.75
+    assert values.gather(-1, q.argmax(-1, keepdim=True)).mean() > 0.76
