@@ -188,7 +188,8 @@ class Chaos:
     """The cluster, the trainer, and what befalls them. Whatever it kills it has started."""
 
     def __init__(self, folder: Path, seed: int):
-        self.folder, self.book, self.rng = folder, folder / "trained", np.random.default_rng(seed)
+        self.folder, self.played, self.book = folder, folder / "played", folder / "trained"
+        self.rng = np.random.default_rng(seed)
         self.cluster = Cluster()
         self.add_node(include_dashboard=False)  # the head, which stays
         self.node = self.add_node()
@@ -222,23 +223,26 @@ class Chaos:
         self.await_end(0)
 
     def kill_env_runners(self, count: int) -> None:
+        """Kills them and waits for as many new ones; an idle one loses no episode."""
         if count == RUNNERS:
             self.await_all()
-        start = (self.folder / "played").stat().st_size
+        start = self.played.stat().st_size
         self.train_on(2)
-        playing = sorted({line["pid"] for line in read(self.folder / "played", start) if "begun" in line})
-        before = self.now()["lost"]
-        for pid in self.rng.permutation(playing)[:count]:
+        old = self.players(start)
+        killed = self.rng.permutation(sorted(old))[:count]
+        for pid in killed:
             os.kill(int(pid), signal.SIGKILL)
-        self.wait("the loss is counted", lambda: self.now()["lost"] > before)
+        self.wait("new env runners play", lambda: len(self.players(start) - old) >= len(killed))
 
     def kill_node(self) -> None:
         self.await_all()
-        before = self.now()["lost"]
         self.cluster.remove_node(self.node, allow_graceful=False)
-        self.wait("the loss is counted", lambda: self.now()["lost"] > before)
         self.train_on(5)
         self.node = self.add_node()
+
+    def players(self, start: int) -> set[int]:
+        """The processes that have begun an episode since this byte of the envs' book."""
+        return {line["pid"] for line in read(self.played, start) if "begun" in line}
 
     def add_node(self, **arguments: Any) -> Any:
         """Another node; on a busy machine Ray may find in 30 s that it takes too long."""

@@ -40,8 +40,8 @@ def test_leader_and_follower_learn_a_small_predator_prey(build):
 def test_a_leader_sees_its_own_agent_past_a_state_that_tells_nothing():
     """Each of 4 agents is offered 40 values between 0 and 1 and takes one; the team gets their sum, the state is noise.
 
-    A random team gets 0.5 for an agent, the best 0.98. With the paper's block (one hypernetwork of size 16 for W and B,
-    unscaled) the leader has about 0.7 after as many updates.
+    A random team gets 0.5 for an agent, the best 0.98. With one hypernetwork of size 16 for W and B, and W unscaled, the
+    leader has learned too little after as many updates.
     """
     torch.manual_seed(1)
     rows, agents, offers, state_dim = 256, 4, 40, 400

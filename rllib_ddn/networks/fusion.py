@@ -29,9 +29,9 @@ class _FusionBlock(nn.Module):
     """The two hypernetworks of a block: W's has a hidden layer, B's is linear.
 
     B alone tells what the agent sees; what W adds must not drown it. So x W starts small: over time
-    steps and agents it varies about a tenth as much as B does, whatever the size of x. And it stays
-    small until it is of use: an optimizer like Adam moves every parameter equally far, and x has many,
-    so W is its parameters divided by sqrt(X).
+    steps and agents it varies about a tenth as much as B does, whatever the size of x. And it learns no
+    faster than B: an optimizer like Adam moves every parameter equally far, and behind one output of x W
+    stand X (K + 1) of them, behind one of B only Z. So W is its parameters divided by sqrt(X).
 
     Args:
         input_dim: X, the size of what is fused.
