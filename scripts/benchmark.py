@@ -1,10 +1,10 @@
 """Measures what docs/performance.md says about speed and size, and prints it as tables.
 
-python scripts/benchmark.py [memory update parts sampling end-to-end growth deploy] [--quick] [--json FILE]
+python scripts/benchmark.py [memory update parts sampling scaling end-to-end growth deploy] [--quick] [--json FILE] [--compare FILE]
 
 Updates are given as ratios to a plain step-by-step QMIX update (scripts/yardstick.py), which takes
-turns with them: seconds depend on the machine and its mood, ratios much less. All figures are
-medians. Leave the machine otherwise idle.
+turns with them: seconds depend on the machine and its mood, ratios much less. So does the machine's
+limit, which is a large matrix product. All figures are medians. Leave the machine otherwise idle.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import platform
 import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,14 @@ import numpy as np
 import ray
 import torch
 from ray.rllib.policy.sample_batch import SampleBatch
+from ray.tune.registry import register_env
+from torch.utils.flop_counter import FlopCounterMode
 from yardstick import qmix_update
 
 from rllib_ddn import ENVS, HOSTS, QTRAN, DDNConfig, TeamSpec, ValueDecomposition, ValueDecompositionConfig
 from rllib_ddn.deploy import ExportedPolicy
 from rllib_ddn.envs.predator_prey import PredatorPreyGames
+from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
 from rllib_ddn.learning.batch import make_batch
 from rllib_ddn.learning.episodes import EpisodeReplay, Episodes, empty_episodes
 from rllib_ddn.learning.update import clip_gradients
@@ -63,12 +67,14 @@ class Benchmark:
     def update(self) -> None:
         """One update of each learner on 32 full episodes, beside the yardstick."""
         for threads in (1,) if self.gpu else (1, 2):
-            seconds = self.compare_updates(list(QUICK_LEARNERS if self.quick else LEARNERS), threads)
-            base = seconds["yardstick"]
-            rows = [(name, f"{s * 1000:.0f} ms", f"{s / base:.2f}") for name, s in seconds.items()]
+            updates = self.compare_updates(list(QUICK_LEARNERS if self.quick else LEARNERS), threads)
+            rows = [
+                (name, f"{u['seconds'] * 1000:.0f} ms", f"{u['yardsticks']:.2f}", f"{u['GFLOP']:.1f}", f"{u['of the limit']:.0%}")
+                for name, u in updates.items()
+            ]
             where = "GPU" if self.gpu else f"{threads} thread{'s' * (threads > 1)}"
-            self.table(f"update, {where}", ("learner", "median", "yardsticks"), rows)
-            self.results[f"update, {where}"] = seconds
+            self.table(f"update, {where}", ("learner", "median", "yardsticks", "GFLOP", "of the machine's limit"), rows)
+            self.results[f"update, {where}"] = updates
 
     def parts(self) -> None:
         """Where the time of a DDN-QMIX update goes, on one thread."""
@@ -146,6 +152,19 @@ class Benchmark:
         self.table("sampling", ("what", "env steps/s"), [(name, f"{rate:,.0f}") for name, rate in figures.items()])
         self.results["sampling"] = figures
 
+    def scaling(self) -> None:
+        """Remote env runners of an env that needs 10 ms a step, one game each."""
+        figures: dict[str, float] = {}
+        rows = []
+        for runners in (1, 2) if self.quick else (1, 2, 4):
+            config = DDNConfig().environment("slow_predator_prey")
+            algo = self.build(config, threads=1, runners=runners)
+            rate = figures[f"{runners} env runner{'s' * (runners > 1)}"] = self.rate(algo._play_round)
+            algo.stop()
+            rows.append((str(runners), f"{rate:,.1f}", f"{rate / runners / figures['1 env runner']:.2f}"))
+        self.table("a slow env, 10 ms a step", ("env runners", "env steps/s", "efficiency"), rows)
+        self.results["scaling"] = figures
+
     def end_to_end(self) -> None:
         """Rounds of 8 full episodes with one update per episode, as in training; and how many updates of
         the yardstick (QMIX, step by step, one thread) an episode takes, acting and learning together."""
@@ -202,9 +221,9 @@ class Benchmark:
         for name, values in grids.items():
             rows = []
             for value in values:
-                seconds = self.compare_updates(["VDN", "QMIX", "DDN on QMIX"], 1, **{name: value})
-                self.results[f"growth, {name} {value}"] = seconds
-                row = [f"{seconds[key] * 1000:.0f} ms ({seconds[key] / seconds['yardstick']:.2f})" for key in list(seconds)[1:]]
+                updates = self.compare_updates(["VDN", "QMIX", "DDN on QMIX"], 1, **{name: value})
+                self.results[f"growth, {name} {value}"] = updates
+                row = [f"{u['seconds'] * 1000:.0f} ms ({u['yardsticks']:.2f})" for u in list(updates.values())[1:]]
                 if name == "agents":
                     algo = self.build(DDNConfig(), threads=1, envs=64, agents=value)
                     rate = self.rate(partial(play, algo))
@@ -261,8 +280,9 @@ class Benchmark:
 
     def compare_updates(
         self, learners: list[str], threads: int, agents: int = AGENTS, steps: int = STEPS, batch: int = BATCH
-    ) -> dict[str, float]:
-        """Seconds of an update of the yardstick and of each learner, which take turns."""
+    ) -> dict[str, dict[str, float]]:
+        """An update of the yardstick and of each learner, which take turns: seconds, yardsticks, GFLOP of its
+        matrix products, and what share that is of the products the machine can do in this time."""
         spec = self.spec(agents)
         device = "cuda" if self.gpu else "cpu"
         sizes = {"agents": agents, "obs": spec.obs_dim, "state": spec.state_dim, "actions": spec.num_actions}
@@ -274,10 +294,23 @@ class Benchmark:
             algo.local_replay_buffer.add(random_episodes(spec, batch, steps))
             updates[name] = partial(with_threads, torch.get_num_threads(), algo._update)  # as the algorithm has set them
             algos.append(algo)
-        seconds = self.medians(updates)
+        matrix = torch.ones(2048, 2048, device=device)
+        product = partial(with_threads, threads, lambda: matrix @ matrix)
+        seconds = self.medians({**updates, "product": product})
+        limit = 2 * 2048**3 / seconds["product"]
+        figures = {}
+        for name, function in updates.items():
+            with FlopCounterMode(display=False, custom_mapping=IN_PLACE_FLOP) as counter:
+                function()
+            figures[name] = {
+                "seconds": seconds[name],
+                "yardsticks": seconds[name] / seconds["yardstick"],
+                "GFLOP": counter.get_total_flops() / 1e9,
+                "of the limit": counter.get_total_flops() / seconds[name] / limit,
+            }
         for algo in algos:
             algo.stop()
-        return seconds
+        return figures
 
     def build(
         self,
@@ -288,7 +321,7 @@ class Benchmark:
         agents: int = AGENTS,
         batch: int = BATCH,
     ) -> ValueDecomposition:
-        config.environment("predator_prey", env_config={"num_predators": agents, "num_prey": agents, "penalty": 2.0})
+        config.environment(config.env or "predator_prey", env_config={"num_predators": agents, "num_prey": agents, "penalty": 2.0})
         config.env_runners(num_env_runners=runners, num_envs_per_env_runner=envs)
         config.training(train_batch_size=batch, replay_buffer_config={"capacity": 2 * batch})
         config.resources(num_cpus_for_main_process=threads, num_gpus=int(self.gpu))
@@ -324,6 +357,13 @@ class Benchmark:
             rates.append(steps / (time.perf_counter() - start))
         return statistics.median(rates)
 
+    def compare(self, earlier: Mapping[str, Any]) -> None:
+        """A table of all figures that an earlier run's JSON has, too."""
+        before, now = (dict(leaves(results)) for results in (earlier, self.results))
+        shared = [name for name in now if before.get(name)]
+        rows = [(name, f"{before[name]:,.4g}", f"{now[name]:,.4g}", f"{now[name] / before[name]:.2f}") for name in shared]
+        self.table("held against the earlier run", ("figure", "earlier", "now", "ratio"), rows)
+
     def wait(self) -> None:
         if self.gpu:
             torch.cuda.synchronize()
@@ -333,6 +373,34 @@ class Benchmark:
         for row in rows:
             print(f"| {' | '.join(row)} |")
         print(flush=True)
+
+
+class SlowPredatorPrey(PredatorPreyTeam):
+    """Predator-Prey that takes 10 ms a step, as games of StarCraft do."""
+
+    vectorize = None  # type: ignore[assignment]  # one game after the other
+
+    def step(self, actions: Any) -> Any:
+        time.sleep(0.01)
+        return super().step(actions)
+
+
+def product_flop(_, left: Sequence[int], right: Sequence[int], **__: Any) -> int:
+    """Floating-point operations of a product of matrices of these shapes, or of a batch of them."""
+    return 2 * math.prod(left) * right[-1]
+
+
+# Products that torch's counter leaves out: those added in place.
+IN_PLACE_FLOP = {torch.ops.aten.addmm_: product_flop, torch.ops.aten.baddbmm_: product_flop}
+
+
+def leaves(results: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+    """Name and value of all figures, seconds left out where yardsticks tell more."""
+    for name, value in results.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{above}{name}, ")
+        elif isinstance(value, int | float) and not (name == "seconds" and "yardsticks" in results):
+            yield above + name, value
 
 
 def random_episodes(spec: Any, count: int, steps: int) -> Episodes:
@@ -376,6 +444,7 @@ def main() -> None:
         "update": Benchmark.update,
         "parts": Benchmark.parts,
         "sampling": Benchmark.sampling,
+        "scaling": Benchmark.scaling,
         "end-to-end": Benchmark.end_to_end,
         "growth": Benchmark.growth,
         "deploy": Benchmark.deploy,
@@ -385,13 +454,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repeats and sizes: less than 2 minutes")
     parser.add_argument("--gpu", action="store_true", help="the learners and the yardstick on the GPU")
     parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="an earlier run's --json file, to hold this run against")
     options = parser.parse_args()
     unknown = set(options.sections) - set(sections)
     if unknown:
         parser.error(f"there is no section {min(unknown)}; there are {', '.join(sections)}.")
     if options.gpu and not torch.cuda.is_available():
         parser.error("--gpu: torch finds no GPU here.")
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    earlier = json.loads(options.compare.read_text()) if options.compare else None
+    register_env("slow_predator_prey", SlowPredatorPrey)
+    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     benchmark = Benchmark(options.quick, options.gpu)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "ray": ray.__version__, "cores": os.cpu_count()}
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
@@ -399,6 +471,8 @@ def main() -> None:
         sections[name](benchmark)
     peak = benchmark.results["peak memory, bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"peak memory of this process: {peak:,} bytes")
+    if earlier:
+        benchmark.compare(earlier)
     if options.json:
         options.json.write_text(json.dumps({"versions": versions, **benchmark.results}, indent=2) + "\n")
 
