@@ -82,9 +82,15 @@ class TeamSpec:
                 '`state_space` and a `state()` method, or choose env_config={"state": "concat"} to use the '
                 "concatenated observations."
             )
-        mask = part_of(agents[0], ACTION_MASK)
-        if mask is not None and spaces.flatdim(mask) != num_actions:
-            raise TeamEnvError(f'"action_mask" has the space {mask}, but there are {num_actions} actions.')
+        masks = [part_of(space, ACTION_MASK) for space in agents]
+        for i, mask in enumerate(masks):
+            if (mask is None) != (masks[0] is None):
+                one, other = (i, 0) if mask is None else (0, i)
+                raise TeamEnvError(
+                    f'agent {one} has no "action_mask", but agent {other} has: give all agents one, of ones where all is allowed.'
+                )
+            if mask is not None and spaces.flatdim(mask) != num_actions:
+                raise TeamEnvError(f'"action_mask" of agent {i} has the space {mask}, but there are {num_actions} actions.')
         return cls(
             num_agents=num_agents,
             num_actions=num_actions,
@@ -92,7 +98,7 @@ class TeamSpec:
             state_dim=spaces.flatdim(state),
             obs_dtype=np.result_type(*(flat_dtype(space) for space in obs)),
             state_dtype=flat_dtype(state),
-            has_action_mask=mask is not None,
+            has_action_mask=masks[0] is not None,
         )
 
 

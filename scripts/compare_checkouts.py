@@ -100,7 +100,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     for iteration, (a, b) in enumerate(zip(old["statistics"], new["statistics"], strict=True)):
         for name, value in a.items():
             other = b.get(name, b.get(RENAMED.get(name, "")))
-            if other != value:
+            if other is not None and other != value:
                 found.append(f"{name} of iteration {iteration}: {value} and {other}")
     return found
 

@@ -48,7 +48,7 @@ def _keys(keys: Mapping[str, Key]) -> str:
     rows = []
     for name, key in keys.items():
         meaning = ROLE.sub(r"`\1`", key.meaning).replace("``", "`")
-        rows.append((f"`{name}`", f"`{key.default!r}`", key.accepts.words if key.accepts else "", meaning))
+        rows.append((f"`{name}`", f"`{key.default!r}`", key.accepts.words, meaning))
     return _table(("key", "default", "accepts", "meaning"), rows)
 
 

@@ -7,8 +7,10 @@ from ray import tune
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.evaluation.rollout_worker import RolloutWorker
 from ray.rllib.examples.envs.classes.multi_agent.two_step_game import TwoStepGame
+from ray.tune.error import TuneError
 
 from rllib_ddn import DDN, DDNConfig, Mixer, QMIXConfig
+from rllib_ddn.cli.resume import check_checkpoint
 from rllib_ddn.team import TeamEnvError
 from support.configs import small_config
 
@@ -30,6 +32,8 @@ class Team(MultiAgentEnv):
             agents[1]["obs"] = Box(-1, 1, (5,), np.float32)
         if self.wrong == "mask size":
             agents = [{**agent, "action_mask": Box(0, 1, (7,), np.int8)} for agent in agents]
+        if self.wrong == "one mask":
+            del agents[1]["action_mask"]
         if self.wrong == "action counts":
             actions = [Discrete(2), Discrete(3)]
         if self.wrong == "continuous":
@@ -77,7 +81,8 @@ def one_line(error):
     [
         ("no state", r'no global state: put "state" .* or choose env_config=\{"state": "concat"\}'),
         ("obs sizes", r"different lengths \[3, 5\]: pad them"),
-        ("mask size", r'"action_mask" has the space .* there are 2 actions'),
+        ("mask size", r'"action_mask" of agent 0 has the space .* there are 2 actions'),
+        ("one mask", r'agent 1 has no "action_mask", but agent 0 has: give all agents one, of ones where all is allowed'),
         ("action counts", r"different numbers of actions \[2, 3\]: pad them"),
         ("continuous", r"action space of agent 0 is Box.*; actions must be Discrete\(n\) starting at 0"),
         ("start", r"action space of agent 0 is Discrete\(2, start=1\)"),
@@ -164,6 +169,16 @@ def test_bad_data_in_mid_training_loses_nothing_trained(build, wrong, message, r
     other.restore(saved)
     for name, value in weights.items():
         np.testing.assert_array_equal(other.get_policy().get_weights()[name], value)
+
+
+def test_under_tune_what_was_trained_lies_in_the_trials_folder(tmp_path):
+    config = team_config("nan obs", at=2).to_dict()
+    with pytest.raises(TuneError):
+        tune.run("DDN", config=config, storage_path=str(tmp_path), verbose=0)
+    (saved,) = tmp_path.rglob("checkpoint_before_error")
+    assert (saved.parent / "params.json").is_file()
+    check_checkpoint(saved)
+    assert str(saved) in (saved.parent / "error.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_evaluate_a_checkpoint_and_save_gifs(trained, tmp_path):
     assert [gif.name for gif in gifs] == [f"leader_0{k}.gif" for k in range(4)]
     lengths = [Image.open(gif).n_frames - 1 for gif in gifs]
     # Equal neighbouring frames are merged in a GIF.
+    assert min(lengths) > 1
     assert np.mean(lengths) <= one["leader"]["episode_len_mean"]
     assert Image.open(gifs[0]).size == (96, 96)
 
@@ -187,6 +188,12 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
             ["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"mask_probability": {"grid_search": [0.5, 2]}}'],
             "mask_probability is a probability in [0, 1]; got 2",
         ),
+        (
+            ["train", "--algo", "OWQMIX", "--env", "predator_prey"]
+            + ["--config", '{"mixer_config": {"alpha": {"grid_search": [0.1, 2.0]}}}'],
+            "alpha",
+        ),
+        (["train", "--algo", "DDN", "--env", "predator_prey", "--restore", "s3://bucket/checkpoint"], "a folder on this machine"),
         (
             ["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"env_config": {"sight": 0}}'],
             "sight is a whole number",

@@ -133,6 +133,16 @@ def test_a_continued_trial_is_one_curve(tmp_path):
     assert leader["value"].tolist() == [1] * 4 + [2] * 6
 
 
+def test_a_half_copied_checkpoint_is_passed_over(tmp_path):
+    (trial, _) = reproducing.trials("table3", "predator_prey", None, 1, 100, {})
+    write_trial(tmp_path, "any", trial.config, [1.0] * 6)
+    (folder,) = trial.folders(tmp_path)
+    for name, text in (("checkpoint_000000", "{}"), ("checkpoint_000001", '{"type": ')):
+        (folder / name).mkdir()
+        (folder / name / "rllib_checkpoint.json").write_text(text)
+    assert [checkpoint for _, checkpoint in reproducing.pending([trial], tmp_path)] == [folder / "checkpoint_000000"]
+
+
 def test_runs_are_finished_continued_and_never_repeated(tmp_path):
     small = {"train_batch_size": 4, "replay_buffer_config": {"capacity": 50}, "agent_hidden_dim": 16, "evaluation_duration": 2}
     small |= {"min_sample_timesteps_per_iteration": 20, "num_envs_per_env_runner": 2}

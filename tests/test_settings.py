@@ -58,7 +58,6 @@ SMALL = {
     "agent_hidden_dim": 4,
     "fusion_embed_dim": 4,
     "fusion_hyper_dim": 2,
-    "mixer_config": {"embed_dim": 2, "hypernet_dim": 2},
     "min_sample_timesteps_per_iteration": 1,
     "evaluation_interval": 3,
     "evaluation_duration": 1,

@@ -42,7 +42,7 @@ def test_mlflow_in_a_local_folder_and_tensorboard_have_the_curves(tmp_path, monk
 
 
 def test_weights_and_biases_without_its_server(tmp_path, monkeypatch):
-    """Offline, a run goes into a folder for `wandb sync` to send, and the curve is in it. Their server is not tried."""
+    """Offline, a run goes into a folder for `wandb sync` to send, with results and config by name. Their server is not tried."""
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     monkeypatch.setenv("WANDB_MODE", "offline")  # else Ray wants a key

@@ -244,6 +244,21 @@ def test_an_env_that_leaves_its_agents_when_all_have_ended(limit, ends, warnings
     assert "uneven has terminated or truncated all agents, but leaves 2 of them in its `agents`" in warning
 
 
+class Solved(Uneven):
+    """Says of both agents that they have terminated and that the time is over."""
+
+    def step(self, actions):
+        observations, rewards, _, _, infos = super().step(actions)
+        return observations, rewards, {"a": True, "b": True}, {"a": True, "b": True}, infos
+
+
+def test_what_terminates_as_the_time_is_over_has_terminated():
+    env = PettingZooTeam({"env": Solved})
+    env.reset()
+    *_, terminateds, truncateds, _ = env.step({"team": (0, 1)})
+    assert (terminateds["__all__"], truncateds["__all__"]) == (True, False)
+
+
 def test_an_env_that_empties_its_agents_is_not_warned_of(warnings):
     env = PettingZooTeam({"env": Uneven})
     env.reset()

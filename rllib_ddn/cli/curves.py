@@ -58,13 +58,17 @@ def result_folders(where: Path) -> list[Path]:
     return [path.parent for path in where.rglob("progress.csv") if path.stat().st_size]
 
 
+OVER_SEEDS = "interquartile mean over seeds with its 95% bootstrap interval (of three seeds: mean, lowest and highest)"
+
+
 def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
     """Interquartile mean."""
     return stats.trim_mean(values, 0.25, axis=axis)
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95% bootstrap interval of the interquartile mean over the first axis: ``[seeds, ...]``."""
+    """95% bootstrap interval of the interquartile mean over the first axis: ``[seeds, ...]``. Of two or three seeds, whose
+    interquartile mean is their mean, that is the lowest and the highest: more than 1 in 40 resamples are one seed only."""
     if len(values) < 2:
         return values[0], values[0]
     result = stats.bootstrap((values,), iqm, axis=0, n_resamples=2000, method="percentile", vectorized=True, rng=0)
@@ -191,7 +195,7 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
         figure.suptitle(title, fontsize="medium")
         note = f"Each point: the mean of the evaluations in the {window:,.0f} env steps before it."
         if any(len(curve.seeds) > 1 for curve in shown):
-            note += "\nBold: interquartile mean over seeds, with its 95% bootstrap interval; light: single seeds."
+            note += f"\nBold: {OVER_SEEDS}; light: single seeds."
         if lowest:
             note += f"\nThe axis begins above the lowest point, {lowest:,.4g}."
         figure.supxlabel(note, fontsize=7)

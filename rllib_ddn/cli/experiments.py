@@ -26,6 +26,7 @@ import rllib_ddn
 from rllib_ddn.cli.interruption import DiskWatch
 from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
 from rllib_ddn.names import did_you_mean
+from rllib_ddn.team import TeamSpec
 
 SAMPLERS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randn", "randint", "qrandint", "lograndint")
 OLD_CHECKPOINT_KEYS = {
@@ -101,7 +102,9 @@ def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> t
         spec.setdefault("storage_path", DEFAULT_STORAGE_PATH)
         if "://" not in spec["storage_path"]:
             spec["storage_path"] = str(Path(spec["storage_path"]).expanduser().absolute())
-        if "restore" in spec:
+        if spec.get("restore"):
+            if "://" in spec["restore"]:
+                fail(f"to restore takes a folder on this machine; got {spec['restore']}")
             spec["restore"] = str(Path(spec["restore"]).expanduser().absolute())
         spec["checkpoint_config"] = _checkpoint_config(spec, options)
         schedulers.append((spec.pop("scheduler", None), spec.pop("scheduler_config", {})))
@@ -199,16 +202,18 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
         return
     if not spec["config"].get("env"):
         raise ValueError(f"the experiment {name!r} names no env: add `env: predator_prey`, or --env.")
-    checked_envs = []
+    teams: list[tuple[Any, dict[str, Any], TeamSpec]] = []  # of the envs that have been built
     for _, variant in generate_variants(spec["config"]):
         check_env_name(variant["env"])
         config = algo.get_default_config().update_from_dict(variant)
         config.validate()
         if is_ours(algo) and learns_here:
             config.check_gpus()
-        if is_ours(algo) and (config.env, config.env_config) not in checked_envs:
-            config.check_env()
-            checked_envs.append((config.env, config.env_config))
+        if is_ours(algo):
+            known = next((team for env, env_config, team in teams if (env, env_config) == (config.env, config.env_config)), None)
+            team = config.check_env(known)
+            if known is None:
+                teams.append((config.env, config.env_config, team))
 
 
 def is_ours(algo: type) -> bool:

@@ -50,7 +50,10 @@ def scores(checkpoint: Path, iteration: int) -> dict[str, Any]:
     results = checkpoint.parent / "result.json"
     found: dict[str, Any] = {}
     for line in results.read_text().splitlines() if results.is_file() else ():
-        result = json.loads(line)
+        try:
+            result = json.loads(line)
+        except json.JSONDecodeError:  # a line that is being written, or that a kill has cut off
+            break
         if result["training_iteration"] > iteration:
             break
         for network, score in result.get("evaluation", {}).items():

@@ -14,7 +14,7 @@ from ray.tune import TuneError
 from ray.tune.registry import get_trainable_cls
 
 import rllib_ddn
-from rllib_ddn.cli.curves import curves, default_window, draw, evaluations, figure_of, final, games, result_folders
+from rllib_ddn.cli.curves import OVER_SEEDS, curves, default_window, draw, evaluations, figure_of, final, games, result_folders
 
 NAMES = {"CWQMIX": "CW-QMIX", "OWQMIX": "OW-QMIX", "predator_prey": "Predator-Prey", "smac": "SMAC", "smax": "SMAX"}
 
@@ -181,8 +181,7 @@ def name_env(trials: Sequence[Trained]) -> str:
 def markdown(every: pd.DataFrame, metric: str, first: int, last: int) -> str:
     """A table: of each row and network the evaluations between two env steps, over seeds and of each seed."""
     lines = [
-        f"{metric.replace('_', ' ')}, mean of the evaluations from {first:,} to {last:,} env steps; "
-        "interquartile mean over seeds with its 95% bootstrap interval",
+        f"{metric.replace('_', ' ')}, mean of the evaluations from {first:,} to {last:,} env steps; {OVER_SEEDS}",
         "",
         "| | over seeds | single seeds |",
         "|---|---|---|",

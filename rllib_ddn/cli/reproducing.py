@@ -23,6 +23,7 @@ from ray.tune.registry import get_trainable_cls
 import rllib_ddn  # noqa: F401  (registers the algorithms)
 from rllib_ddn.cli.curves import curves, default_window, draw, evaluations, figure_of, final, games, iqm, result_folders
 from rllib_ddn.cli.examples import FOLDER
+from rllib_ddn.cli.resume import check_checkpoint
 from rllib_ddn.cli.tables import TABLES, Table
 
 SCALED = ("leader_timesteps", "mixture_timesteps")  # stages whose length follows the number of steps
@@ -91,7 +92,16 @@ def pending(found: list[Planned], storage: Path) -> Iterator[tuple[Planned, Path
         if folders and _steps(folders[-1])[1] >= trial.steps:
             continue
         checkpoints = [p for folder in folders for p in sorted(folder.glob("checkpoint_[0-9]*"))]
-        yield trial, checkpoints[-1] if checkpoints else None
+        yield trial, next(filter(_is_whole, reversed(checkpoints)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be read: one that was being copied when the process was killed cannot."""
+    try:
+        check_checkpoint(checkpoint)
+    except ValueError:
+        return False
+    return True
 
 
 def run(found: list[Planned], storage: Path, table: str, cpus: int | None) -> int:

@@ -94,7 +94,7 @@ class PettingZooTeam(MultiAgentEnv):
                 "which PettingZoo wants empty then. The episode is taken as ended."
             )
         # Truncated by a limit: at least one agent was still playing when the time ran out.
-        truncated = finished and any(truncations.values())
+        truncated = finished and any(late and not terminations.get(agent) for agent, late in truncations.items())
         terminated = finished and not truncated
         return (
             self._observation(observations, infos, absent),

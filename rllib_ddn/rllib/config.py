@@ -243,9 +243,10 @@ class ValueDecompositionConfig(AlgorithmConfig):
                 config_dict[name] = deserialize_type(config_dict[name])
             ACCEPTED["callbacks_class"].validate(name, config_dict[name])
         # What RLlib takes for a class, or for the path of one.
-        replay, model = config_dict.get("replay_buffer_config"), config_dict.get("model")
-        if isinstance(replay, dict) and "type" in replay:
-            declared(type(self))["replay_buffer_config"].accepts.validate("replay_buffer_config", replay)
+        for name in ("replay_buffer_config", "exploration_config"):
+            if isinstance(config_dict.get(name), dict) and "type" in config_dict[name]:
+                declared(type(self))[name].accepts.validate(name, config_dict[name])
+        model = config_dict.get("model")
         if isinstance(model, dict) and not isinstance(model.get("custom_model"), str):
             MODEL["custom_model"].validate("model['custom_model']", model.get("custom_model"))
         return super().update_from_dict(config_dict)
@@ -259,6 +260,8 @@ class ValueDecompositionConfig(AlgorithmConfig):
                 is accepted.
         """
         self._check_keys()
+        if (seed := vars(self)["seed"]) is not None:
+            self.seed = int(seed)  # Python's random takes no number of NumPy's
         super().validate()
         check_options("mixer_config", class_of(self.mixer, MIXERS), self.mixer_config)
         if self.replay_buffer_config.get("capacity", math.inf) < self.train_batch_size:
@@ -305,13 +308,27 @@ class ValueDecompositionConfig(AlgorithmConfig):
                 f"num_cpus_for_main_process = {self.num_cpus_for_main_process} CPU cores."
             )
 
-    def check_env(self) -> None:
+    def check_env(self, spec: TeamSpec | None = None) -> TeamSpec:
         """Builds the env and the parts with options once, in this process, and checks them.
+
+        Args:
+            spec: what an earlier call returned for this env, which is not built again.
+
+        Returns:
+            The env's team.
 
         Raises:
             ValueError: a part cannot be built.
             TeamEnvError: the env breaks the convention (see :mod:`rllib_ddn.envs.grouping`).
         """
+        if spec is None:
+            spec = self._team_of_env()
+        local_dim = spec.obs_dim + spec.num_actions + spec.num_agents
+        with torch.random.fork_rng():
+            self.check_parts(TeamSizes(spec.num_agents, spec.num_actions, spec.state_dim, local_dim, self.agent_hidden_dim))
+        return spec
+
+    def _team_of_env(self) -> TeamSpec:
         if self.env is None:
             raise TeamEnvError(f'no env is set: {type(self).__name__}().environment("predator_prey"), say.')
         _, creator = self.algo_class._get_env_id_and_creator(self.env, self)
@@ -329,10 +346,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
         _, observation_space, action_space = team_of(env)
         if hasattr(env, "close"):
             env.close()
-        spec = TeamSpec.from_spaces(observation_space, action_space)
-        local_dim = spec.obs_dim + spec.num_actions + spec.num_agents
-        with torch.random.fork_rng():
-            self.check_parts(TeamSizes(spec.num_agents, spec.num_actions, spec.state_dim, local_dim, self.agent_hidden_dim))
+        return TeamSpec.from_spaces(observation_space, action_space)
 
     def check_parts(self, sizes: TeamSizes) -> None:
         """Builds the parts that have options, to check their values."""

@@ -20,8 +20,8 @@ from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 
 
 class DDNTorchPolicy(ValueDecompositionPolicy):
-    """DDN's policy. Leader and follower can act: the one that ``behaviour_network`` names acts in training
-    and in ``compute_single_action``; evaluation plays both.
+    """DDN's policy. Leader and follower can act: the one that ``behaviour_network`` names acts in training,
+    the follower in ``compute_single_action``; evaluation plays both.
     """
 
     MODEL = "ddn"

@@ -127,7 +127,8 @@ def evaluate_checkpoint(
     if drawn:
         config.environment(env_config={**config.env_config, "render_mode": "human" if render else "rgb_array"})
     config.training(store_buffer_in_checkpoints=False)
-    config.evaluation(evaluation_config={"explore": False, "num_envs_per_env_runner": 1 if drawn else min(episodes, 32)})
+    games = (config.evaluation_config or {}).get("num_envs_per_env_runner", config.num_envs_per_env_runner)
+    config.evaluation(evaluation_config={"explore": False, "num_envs_per_env_runner": 1 if drawn else min(episodes, games)})
     algo = config.build_algo()
     try:
         algo.restore(str(checkpoint))

@@ -229,11 +229,13 @@ def _is_optimizer(value: Any) -> bool:
         make_optimizer(value, [torch.nn.Parameter(torch.zeros(1))], 1e-3)
     except (TypeError, ValueError):
         return False
-    return arguments.get("alpha", 0.0) < 1
+    # An eps that float32 takes for 0 divides 0 by 0 where a gradient is 0.
+    return arguments.get("alpha", 0.0) < 1 and bool(np.float32(arguments.get("eps", 1e-8)) > 0)
 
 
 OPTIMIZER = Accepts(
-    "'rmsprop', 'adam', or a dict with one of these as its type, and further arguments of torch's class (lr has a key of its own)",
+    "'rmsprop', 'adam', or a dict with one of these as its type, and further arguments of torch's class (lr has a key of its own; "
+    "eps is above 0)",
     _is_optimizer,
 )
 

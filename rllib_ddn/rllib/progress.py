@@ -24,7 +24,7 @@ def tell_progress(algorithm: Algorithm) -> None:
         "steps": counters[NUM_ENV_STEPS_SAMPLED],
         "iteration": config.min_sample_timesteps_per_iteration or 0,
     }
-    internal_kv._internal_kv_put(Path(algorithm.logdir).name, json.dumps(figures), namespace=NAMESPACE)
+    internal_kv._internal_kv_put(Path(algorithm.logdir).name, json.dumps(figures, default=int), namespace=NAMESPACE)
 
 
 def forget_progress(algorithm: Algorithm) -> None:

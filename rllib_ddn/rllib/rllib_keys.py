@@ -45,7 +45,7 @@ def _is_model(value: Any) -> bool:
     if value is None:
         return True
     if isinstance(value, str):
-        return _global_registry.contains(RLLIB_MODEL, value)
+        return value.isascii() and _global_registry.contains(RLLIB_MODEL, value)
     return isinstance(value, type) and issubclass(value, ValueDecompositionModel)
 
 
@@ -109,8 +109,8 @@ CALLBACKS = (
 # Keys that mean here what they mean in RLlib.
 ACCEPTED: dict[str, Accepts] = {
     "env": Accepts(
-        "the name of a registered env, or a class or a function that makes one",
-        lambda value: value is None or isinstance(value, str) or callable(value),
+        "the name of a registered env, which is in ASCII, or a class or a function that makes one",
+        lambda value: value is None or (value.isascii() if isinstance(value, str) else callable(value)),
     ),
     "env_config": DICT,
     "disable_env_checking": FLAG,

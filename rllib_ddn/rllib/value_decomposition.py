@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from pyarrow.fs import copy_files
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.utils import make_callback
@@ -230,8 +231,7 @@ class ValueDecomposition(Algorithm):
         try:
             results = super().step()
         except (TeamEnvError, EnvRunnersError, DivergenceError) as error:
-            directory = os.path.join(self.logdir, "checkpoint_before_error")
-            self.save_checkpoint(directory)
+            directory = self._save_before_error()
             steps, updates = self._counters[NUM_ENV_STEPS_SAMPLED], self.get_policy().num_grad_updates
             when = f"After {steps:,} env steps and {updates:,} updates: "
             raise type(error)(f"{when}{error} All that was trained before is saved in {directory}.") from error
@@ -250,6 +250,16 @@ class ValueDecomposition(Algorithm):
             # The same keys in every result: loggers fix their columns at the first.
             results["evaluation"] = compare(dict.fromkeys(self.config.networks))
         return results
+
+    def _save_before_error(self) -> str:
+        """Saves a checkpoint and returns where it lies: under Tune in the trial's folder, for logdir is temporary there."""
+        directory = os.path.join(self.logdir, "checkpoint_before_error")
+        self.save_checkpoint(directory)
+        if self._storage is None:
+            return directory
+        kept = f"{self._storage.trial_fs_path}/checkpoint_before_error"
+        copy_files(directory, kept, destination_filesystem=self._storage.storage_filesystem)
+        return kept
 
     @override(Algorithm)
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
