@@ -119,7 +119,7 @@ def test_a_game_in_the_current_directory(tmp_path):
     command = [sys.executable, "-P", "-c", "from rllib_ddn.cli import main; main()"]
     out = rllib("train", "--algo", "DDN", *game, *stop, "--config", json.dumps(config), cwd=tmp_path, command=command)
     assert "/tmp/ray/session" not in out
-    (line,) = [line for line in out.splitlines() if line.startswith("  rllib evaluate ")]
+    (line,) = [line for line in out.splitlines() if "rllib evaluate " in line]
     played = json.loads(rllib(*line.split()[1:], "--episodes", 2, cwd=tmp_path, command=command))
     assert played["leader"]["episode_len_mean"] == 4
 

@@ -122,7 +122,7 @@ def evaluate(
     ] = Players.both,
     render: Annotated[bool, typer.Option("--render", help="Draw the env in a window (render_mode human).")] = False,
     save_gif: Annotated[Path | None, typer.Option(help="Folder for an animation of each episode (render_mode rgb_array).")] = None,
-    save_mp4: Annotated[Path | None, typer.Option(help="Folder for a film of each episode; needs rllib-ddn[video].")] = None,
+    save_mp4: Annotated[Path | None, typer.Option(help="Folder for a film of each episode; needs rllib-ddn\\[video].")] = None,
     save_replay: Annotated[Path | None, typer.Option(help="Folder for StarCraft's own replays (env smac).")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the results, as JSON.")] = None,
     v: Info = False,
@@ -325,6 +325,8 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except USAGE_ERROR as error:
         message = error.format_message()  # type: ignore[attr-defined]
+        if message.startswith("No such command") and (message.rstrip("'.").endswith((".yaml", ".yml", ".py"))):
+            message += " A file is trained by `rllib train file`."
         # A command that needs a word more and got none shows its help.
         typer.echo(message if "\n" in message else f"rllib: {message}", err=True)
         sys.exit(2)

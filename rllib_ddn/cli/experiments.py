@@ -25,7 +25,7 @@ from ray.tune.search.variant_generator import generate_variants
 import rllib_ddn
 from rllib_ddn.cli.interruption import DiskWatch
 from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
-from rllib_ddn.names import did_you_mean
+from rllib_ddn.names import did_you_mean, nearest
 from rllib_ddn.team import TeamSpec
 
 SAMPLERS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randn", "randint", "qrandint", "lograndint")
@@ -37,6 +37,10 @@ OLD_CHECKPOINT_KEYS = {
 }
 # What an experiment of a file may have: Tune's settings, and those of Ray 2.41's files.
 KEYS = {*inspect.signature(Experiment).parameters, "env", "scheduler", "scheduler_config", *OLD_CHECKPOINT_KEYS} - {"name"}
+
+# What trainings mostly stop at. There may be more in a result: callbacks add to it.
+RESULTS = {"timesteps_total", "training_iteration", "episodes_total", "time_total_s", "num_env_steps_sampled"}
+RESULTS |= {"num_env_steps_sampled_lifetime", "num_env_steps_trained", "iterations_since_restore", "time_since_restore"}
 
 
 def load(path: Path) -> dict[str, dict[str, Any]]:
@@ -197,6 +201,9 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
         ours = [key for key, value in vars(rllib_ddn).items() if inspect.isclass(value) and issubclass(value, Algorithm)]
         hint = did_you_mean(spec["run"], [*ours, *ALGORITHMS], ours, count=3)
         raise ValueError(f"there is no algorithm {spec['run']!r}; {hint}")
+    for limit in spec.get("stop") or ():
+        if limit not in RESULTS and (near := nearest(limit, RESULTS, cutoff=0.8)):
+            raise ValueError(f"the experiment {name!r} stops at {limit!r}, which no result has: did you mean {near[0]!r}?")
     algo = get_trainable_cls(spec["run"])
     if not issubclass(algo, Algorithm):
         return

@@ -7,10 +7,12 @@ import inspect
 import json
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
@@ -132,6 +134,14 @@ def needs_plots() -> Iterator[None]:
         if error.name not in ("matplotlib", "pandas", "scipy"):
             raise
         fail(f"figures need {error.name}: pip install 'rllib-ddn[plots]'")
+
+
+def command() -> str:
+    """What to type for this command: its path where the shell does not find it by its name."""
+    beside = Path(sys.executable).with_name("rllib")
+    if shutil.which("rllib") or not beside.exists():
+        return "rllib"
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -55,7 +55,7 @@ def play(
             check_env_name(env)
             config.environment(env)
         here = {"num_env_runners": 0, "evaluation_num_env_runners": 0, "num_gpus": min(config.num_gpus, torch.cuda.device_count())}
-        config.update_from_dict({**here, "evaluation_interval": 1, **changes})
+        config.update_from_dict({**here, "evaluation_interval": 1, "log_sys_usage": False, **changes})
         if games := changes.get("num_envs_per_env_runner"):
             config.evaluation(evaluation_config={**(config.evaluation_config or {}), "num_envs_per_env_runner": games})
         config.evaluation(evaluation_duration=episodes, evaluation_duration_unit="episodes")

@@ -16,8 +16,10 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from ray import cloudpickle
 from ray.tune import Callback
 from ray.tune.experiment import Trial
+from ray.tune.search.sample import Domain
 
 from rllib_ddn.cli.options import fail
+from rllib_ddn.rllib.keys import same
 from rllib_ddn.rllib.value_decomposition import UNFINISHED
 
 
@@ -46,12 +48,13 @@ class Resumed(Callback):
                 trial.init_local_path()
 
 
-def prepare(experiments: dict[str, dict[str, Any]]) -> Resumed | None:
+def prepare(experiments: dict[str, dict[str, Any]], may_mutate: bool = False) -> Resumed | None:
     """Readies the experiments' folders for Tune to resume from them: what results have beyond the
     checkpoints is cut off, and results without a checkpoint are moved beside.
 
     Args:
         experiments: completed by :func:`rllib_ddn.cli.experiments.complete`.
+        may_mutate: whether a scheduler changes configs, as population based training does.
 
     Returns:
         A callback for the run; None if there is nothing to resume.
@@ -67,7 +70,19 @@ def prepare(experiments: dict[str, dict[str, Any]]) -> Resumed | None:
             typer.echo(f"rllib: nothing to resume in {first.path}: starting anew.")
         return None
     homes = {trial.trial_id: trial.storage.experiment_dir_name for trial in trials}
+    for trial in trials:
+        if spec := experiments.get(homes[trial.trial_id]):
+            theirs = {"run": trial.trainable_name, **trial.config}
+            for key, value in {"run": spec["run"], **({} if may_mutate else spec["config"])}.items():
+                if key != "log_level" and not _may_be(theirs.get(key), value):
+                    begun = theirs.get(key)
+                    fail(
+                        f"{first.path} was begun with {key} = {begun!r}, and --resume goes on with that, not with {value!r}: "
+                        "name the new experiment differently (-n, or its name in the file), or leave --resume out."
+                    )
     left = [trial for trial in trials if trial.status != Trial.TERMINATED]
+    if not left:
+        typer.echo("rllib: finished already. To train on, give a checkpoint to --restore, another --stop, and another name.")
     for trial in left:
         home = homes[trial.trial_id]
         if home not in folders:
@@ -81,6 +96,19 @@ def prepare(experiments: dict[str, dict[str, Any]]) -> Resumed | None:
             aside = folders[home].move_aside([trial.relative_logdir])
             typer.echo(f"rllib: no checkpoint of {trial}: starting over; the old results are now in {aside}")
     return Resumed(homes, experiments)
+
+
+def _may_be(theirs: Any, given: Any) -> bool:
+    """Whether a trial's setting may come from what an experiment says, which may leave a choice."""
+    if isinstance(given, Domain):
+        return True
+    if isinstance(given, dict):
+        if "grid_search" in given:
+            return True
+        return isinstance(theirs, dict) and all(_may_be(theirs.get(key), value) for key, value in given.items())
+    if isinstance(given, (list, tuple)):
+        return isinstance(theirs, (list, tuple)) and len(theirs) == len(given) and all(map(_may_be, theirs, given))
+    return callable(given) or same(theirs, given)
 
 
 def _check_newest(checkpoint: Path) -> None:
@@ -192,7 +220,9 @@ def check_checkpoint(folder: Path) -> None:
         ValueError: the folder is no checkpoint, or a file is empty or cut off.
     """
     if not (folder / "rllib_checkpoint.json").is_file():
-        raise ValueError(f"{folder} is not a checkpoint: rllib_checkpoint.json is missing there.")
+        below = [path.parent for path in folder.rglob("checkpoint_*/rllib_checkpoint.json")]
+        hint = f" The newest below it is {max(below, key=lambda path: path.stat().st_mtime)}." if below else ""
+        raise ValueError(f"{folder} is not a checkpoint: rllib_checkpoint.json is missing there.{hint}")
     for path in sorted(folder.rglob("*")):
         if any(part.startswith(UNFINISHED) for part in path.relative_to(folder).parts):
             continue  # a process was killed while it wrote another checkpoint into the folder

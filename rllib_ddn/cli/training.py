@@ -19,7 +19,7 @@ from ray.tune.schedulers import create_scheduler
 
 from rllib_ddn.cli.experiments import check, check_storage, checkpoint_by_default, complete, is_ours
 from rllib_ddn.cli.interruption import DiskWatch, Interruption
-from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors
+from rllib_ddn.cli.options import TrainOptions, command, fail, one_line_errors
 from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, KeepResults, Reporter
 from rllib_ddn.cli.resume import check_checkpoint, prepare
 
@@ -46,6 +46,8 @@ def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interrup
         address = options.ray_address or os.environ.get("RAY_ADDRESS", "local")
         scheduler_name, arguments = complete(experiments, options)
         for name, spec in experiments.items():
+            if not spec.get("stop"):
+                typer.echo(f"rllib: {name} goes on until it is interrupted, for it has no stop, such as timesteps_total.")
             check(name, spec, learns_here=address == "local")
             check_storage(name, spec)
             if "restore" in spec:
@@ -53,7 +55,7 @@ def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interrup
         scheduler = create_scheduler(scheduler_name, **arguments)
         interruption.let_pause(scheduler)
         by_the_clock = checkpoint_by_default(experiments)
-        resumed = prepare(experiments) if options.resume else None
+        resumed = prepare(experiments, may_mutate=scheduler_name.startswith("pb")) if options.resume else None
         typer.echo(f"Starting Ray for {', '.join(experiments)}; results go to {next(iter(experiments.values()))['storage_path']}.")
         _start_ray(options, address)
         interruption.listen()
@@ -94,9 +96,9 @@ def _tell(trial: Trial) -> None:
     status = "error" if trial.status == Trial.ERROR else "terminated" if finished else "interrupted"
     typer.echo(f"{trial}: {status}, results in {trial.path}")
     if trial.checkpoint:
-        typer.echo(f"  rllib evaluate {trial.checkpoint.path}")
+        typer.echo(f"  {command()} evaluate {trial.checkpoint.path}")
         if is_ours(get_trainable_cls(trial.trainable_name)):
-            typer.echo(f"  rllib export {trial.checkpoint.path} --out policy")
+            typer.echo(f"  {command()} export {trial.checkpoint.path} --out policy")
 
 
 def _reason(trial: Trial) -> str:

@@ -167,7 +167,14 @@ def _load(env: Any):
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}.{_siblings(module)}") from error
+        raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}.{_siblings(module)}{_where(error, module)}") from error
+
+
+def _where(error: Exception, module: str) -> str:
+    """Where modules are found, for one that was not."""
+    if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+        return " A file of your own is found in the folder that you stand in, and in those of PYTHONPATH."
+    return ""
 
 
 def _made(factory: Any, name: Any, arguments: dict[str, Any]) -> Any:

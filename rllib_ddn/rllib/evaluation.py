@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,8 @@ def evaluate_checkpoint(
         return compare(played)
     finally:
         algo.stop()
+        with suppress(OSError):
+            os.rmdir(algo.logdir)  # made for results, of which there are none
 
 
 def _play_drawn(runner: Any, network: str, seed: list[int], frames: list[np.ndarray]) -> list[RolloutMetrics]:
