@@ -27,7 +27,7 @@ from support.configs import plain_config
 
 
 def run_until(arguments, ready=None, sent=None):
-    """Runs the command; sends a signal, as a terminal does to the whole group for SIGINT, once it is ready."""
+    """Runs the command; once it is ready sends a signal to its whole group, as a terminal, `timeout` and systemd do."""
     command = [sys.executable, "-m", "rllib_ddn.cli", *map(str, arguments)]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     deadline = time.monotonic() + 240
@@ -35,10 +35,8 @@ def run_until(arguments, ready=None, sent=None):
         assert run.poll() is None, run.stdout.read()
         assert time.monotonic() < deadline, "not ready"
         time.sleep(0.2)
-    if sent == signal.SIGINT:
+    if sent:
         os.killpg(run.pid, sent)
-    elif sent:
-        run.send_signal(sent)
     return run.communicate(timeout=240)[0], run.wait()
 
 

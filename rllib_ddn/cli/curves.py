@@ -6,6 +6,7 @@ an algorithm), ``seed``, ``network`` (who played; "" where there is only one), `
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ def result_folders(where: Path) -> list[Path]:
     return [path.parent for path in where.rglob("progress.csv") if path.stat().st_size]
 
 
+LABEL = 46  # characters of a line in a legend
 OVER_SEEDS = "interquartile mean over seeds with its 95% bootstrap interval (of three seeds: mean, lowest and highest)"
 
 
@@ -172,6 +174,10 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
     lowest = 0.0  # of what an axis cuts off
     with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         size = (8, 4.8) if len(panels) == 1 else (9, 0.8 + 3.4 * lines)
+        crowded = len(panels) == 1 and (len(shown) > 6 or any(len(curve.label) > LABEL for curve in shown))
+        if crowded:  # the legend stands beside, and the figure is as high as it has to be
+            lengths = [len(textwrap.wrap(curve.label, LABEL)) + 0.5 for curve in shown]
+            size = (12, max(4.8, 1 + 0.17 * sum(lengths)))
         figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.remove()
@@ -179,7 +185,9 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
             its = [curve for curve in shown if curve.panel == panel]
             for curve in its:
                 _draw_curve(axes, curve, colors[curve.row])
-            axes.set(xlabel="env steps" if by == "env steps" else "hours of training", xlim=(0, None), title=panel)
+            minutes = by == "hours" and max(curve.x[-1] for curve in shown) < 1
+            unit = "env steps" if by == "env steps" else f"{'minutes' if minutes else 'hours'} of training"
+            axes.set(xlabel=unit, xlim=(0, None), title=panel)
             axes.set(ylabel=f"{name} ({games})" if games else name)
             if metric == "win_rate":
                 axes.set_ylim(-0.02, 1.02)
@@ -188,10 +196,15 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
                 if top > 0 and bottom < -0.6 * top:
                     axes.set_ylim(-0.6 * top, None)
                     lowest = min(bottom, lowest)
+            if minutes:
+                axes.xaxis.set_major_formatter(lambda hours, _: f"{60 * hours:.3g}")
             if by == "env steps":
                 axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
             axes.grid(alpha=0.3)
-            axes.legend(fontsize="small", ncols=1 if len(its) < 5 else 2)
+            if crowded:
+                figure.legend(fontsize="small", loc="outside right upper")
+            else:
+                axes.legend(fontsize="small", ncols=1 if len(its) < 5 else 2)
         figure.suptitle(title, fontsize="medium")
         note = f"Each point: the mean of the evaluations in the {window:,.0f} env steps before it."
         if any(len(curve.seeds) > 1 for curve in shown):
@@ -211,5 +224,5 @@ def _draw_curve(axes: Any, curve: Curve, color: str) -> None:
     if count > 1:
         axes.plot(curve.x, curve.seeds.T, style, color=color, alpha=0.3, linewidth=0.8)
         axes.fill_between(x, *interval(values), color=color, alpha=0.15, linewidth=0)
-    label = f"{curve.label} ({count} seed{'s' * (count > 1)})"
+    label = textwrap.fill(f"{curve.label} ({count} seed{'s' * (count > 1)})", LABEL)
     axes.plot(x, iqm(values), style, color=color, linewidth=1.8, label=label)

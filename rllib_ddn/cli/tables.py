@@ -121,10 +121,10 @@ TABLES = {
         {
             "qmix": ("host QMIX", "QMIX"),
             "ddn": ("host QMIX", "DDN on QMIX"),
-            "vdn": ("host VDN", "VDN"),
-            "ddn_vdn": ("host VDN", "DDN on VDN"),
             "ddn_raw": ("other fusions", "DDN, raw state"),
             "ddn_concatenated": ("other fusions", "DDN, z beside"),
+            "vdn": ("host VDN", "VDN"),
+            "ddn_vdn": ("host VDN", "DDN on VDN"),
             "ctds": ("other methods", "CTDS"),
             "ptde": ("other methods", "PTDE"),
             "igmda": ("other methods", "IGM-DA"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,13 @@ def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interrup
         by_the_clock = checkpoint_by_default(experiments)
         resumed = prepare(experiments, may_mutate=scheduler_name.startswith("pb")) if options.resume else None
         typer.echo(f"Starting Ray for {', '.join(experiments)}; results go to {next(iter(experiments.values()))['storage_path']}.")
-        _start_ray(options, address)
+        # Ray's processes inherit this: a SIGTERM that goes to the whole group, as systemd and timeout send it, leaves them
+        # alive until the trials are saved.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            _start_ray(options, address)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         interruption.listen()
     with one_line_errors(1):
         try:
