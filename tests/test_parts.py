@@ -205,7 +205,7 @@ class Number(Mixer):
         ({"targets": lambda rewards, values, batch, gamma: rewards[:, None]}, r"what targets\(\) returns has the shape \[2, 1\]"),
         ({"mixer": PickyMixer, "mixer_config": {"depth": 1}}, r"mixer_config\['depth'\] is 2 for 3 agents; got 1"),
         ({"optimizer": {"type": "adam", "epsilon": 1e-5}}, r"optimizer is 'rmsprop', 'adam', or a dict"),
-        ({"optimizer": {"type": "adam", "lr": 1e-5}}, r"optimizer is .* \(lr has a key of its own\)"),
+        ({"optimizer": {"type": "adam", "lr": 1e-5}}, r"optimizer is .* \(lr has a key of its own; eps is above 0\)"),
         ({"grad_clip_by": "value"}, r"grad_clip_by is 'global_norm', of each optimizer; got 'value'"),
     ],
 )
