@@ -129,6 +129,10 @@ def test_resume_finishes_an_experiment(trained):
     again = rllib("train", "file", folder / "tiny.yaml", "--storage-path", folder / "results", "--ray-num-cpus", 2, "--resume")
     assert again.count("terminated, results in") == 2
     assert len(trial_folders(folder)) == 2  # finished trials are not run again
+    other = [*map(str, ("train", "file", folder / "tiny.yaml", "--storage-path", folder / "results", "--resume"))]
+    refused = CliRunner().invoke(app, [*other, "--config", '{"gamma": 0.5}'])
+    assert refused.exit_code == 2
+    assert "was begun with gamma = 0.99, and --resume goes on with that, not with 0.5" in refused.output
 
 
 def test_options_without_a_file_restore_and_emulated_nodes(trained, tmp_path):
@@ -178,6 +182,7 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
         (["train", "--algo", "PPO", "--env", "nowhere.Game"], "the env 'nowhere.Game' cannot be imported"),
         (["train", "--algo", "DDN", "--stop", "5"], """--stop is a JSON object such as '{"timesteps_total": 100000}'; got 5"""),
         (["train", "--algo", "DDN", "--stop", '{"timesteps_total": "all"}'], "takes a number"),
+        (["train", "--algo", "DDN", "--stop", '{"timestep_total": 9}'], "did you mean 'timesteps_total'?"),
         (["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", "/dev/null/x"], "cannot be written to /dev/null/x"),
         (["train", "--algo", "DDN", "--env", "predator_prey", "--scheduler", "asha2"], "asha2"),
         (["train", "--stop", "{}", "--algo", "DDN", "file", "x.yaml"], "options go after the file"),

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -213,3 +215,18 @@ def test_one_that_died_and_is_back_before_it_is_waited_for_did_not_hang():
     assert (runners.hung, runners.failures_in_a_row, runners.healthy()) == (0, 1, [1])
     runners.ask(lambda runner: "episodes")
     assert runners.answers(5.0) == (["pong"], [])
+
+
+def test_where_sigterm_is_blocked_it_is_passed_over_and_ends_what_is_started():
+    program = """if True:
+        import os, signal, subprocess
+        from rllib_ddn.rllib.faults import outlive_sigterm
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        outlive_sigterm()
+        os.kill(os.getpid(), signal.SIGTERM)
+        game = subprocess.Popen(["sleep", "60"])
+        game.terminate()
+        print(game.wait(30))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "-15"

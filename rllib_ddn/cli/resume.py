@@ -14,8 +14,10 @@ from typing import Any
 import typer
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from ray import cloudpickle
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.tune import Callback
 from ray.tune.experiment import Trial
+from ray.tune.registry import get_trainable_cls
 from ray.tune.search.sample import Domain
 
 from rllib_ddn.cli.options import fail
@@ -72,7 +74,9 @@ def prepare(experiments: dict[str, dict[str, Any]], may_mutate: bool = False) ->
     homes = {trial.trial_id: trial.storage.experiment_dir_name for trial in trials}
     for trial in trials:
         if spec := experiments.get(homes[trial.trial_id]):
-            theirs = {"run": trial.trainable_name, **trial.config}
+            algo = get_trainable_cls(trial.trainable_name)
+            defaults = algo.get_default_config().to_dict() if issubclass(algo, Algorithm) else {}
+            theirs = {**defaults, **trial.config, "run": trial.trainable_name}
             for key, value in {"run": spec["run"], **({} if may_mutate else spec["config"])}.items():
                 if key != "log_level" and not _may_be(theirs.get(key), value):
                     begun = theirs.get(key)

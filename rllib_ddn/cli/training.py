@@ -51,16 +51,17 @@ def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interrup
                 typer.echo(f"rllib: {name} goes on until it is interrupted, for it has no stop, such as timesteps_total.")
             check(name, spec, learns_here=address == "local")
             check_storage(name, spec)
-            if "restore" in spec:
+            if spec.get("restore"):
                 check_checkpoint(Path(spec["restore"]))
         scheduler = create_scheduler(scheduler_name, **arguments)
         interruption.let_pause(scheduler)
         by_the_clock = checkpoint_by_default(experiments)
         resumed = prepare(experiments, may_mutate=scheduler_name.startswith("pb")) if options.resume else None
         typer.echo(f"Starting Ray for {', '.join(experiments)}; results go to {next(iter(experiments.values()))['storage_path']}.")
-        # Ray's processes inherit this: a SIGTERM that goes to the whole group, as systemd and timeout send it, leaves them
-        # alive until the trials are saved.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        if all(is_ours(get_trainable_cls(spec["run"])) for spec in experiments.values()):
+            # Ray's processes inherit this: a SIGTERM that goes to the whole group, as systemd and timeout send it, leaves them
+            # alive until the trials are saved. Ours let their games end by it (outlive_sigterm), others' would not.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             _start_ray(options, address)
         finally:

@@ -19,6 +19,7 @@ from ray.rllib.utils.annotations import override
 from rllib_ddn.envs.grouping import TeamGames, as_team_env, team_of
 from rllib_ddn.envs.vector import BROKEN, VectorTeamEnv, warn_of_long_episode
 from rllib_ddn.learning.episodes import Episodes, empty_episodes, resize_steps
+from rllib_ddn.rllib.faults import outlive_sigterm
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 from rllib_ddn.team import TeamEnvError, check_values
 
@@ -44,6 +45,7 @@ class TeamEnvRunner(RolloutWorker):
     EXPLORATION_BLOCK = 64  # steps for which exploration's random numbers are drawn ahead
 
     def __init__(self, *, env_creator: Callable, config: Any = None, worker_index: int = 0, **kwargs: Any):
+        outlive_sigterm()
         if worker_index > 0:
             torch.set_num_threads(max(1, int(config.num_cpus_per_env_runner)))
         super().__init__(

@@ -7,6 +7,8 @@ answer, and keep the reasons of failures in logs. Here nobody waits for one that
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -29,6 +31,14 @@ _logger = logging.getLogger(__name__)
 
 class EnvRunnersError(RuntimeError):
     """Env runners failed, and nothing is left that may be done about it. The message is one line."""
+
+
+def outlive_sigterm() -> None:
+    """Where SIGTERM is blocked, as ``rllib train`` has it in what it starts, passes over it by a handler in place of the mask:
+    games that this process starts would inherit the mask, and could not be ended by SIGTERM."""
+    if threading.current_thread() is threading.main_thread() and signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []):
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from rllib_ddn.learning.update import DivergenceError
 from rllib_ddn.rllib.config import ValueDecompositionConfig
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.evaluation import compare, evaluate_network
-from rllib_ddn.rllib.faults import EnvRunnersError, Failure, Runners
+from rllib_ddn.rllib.faults import EnvRunnersError, Failure, Runners, outlive_sigterm
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 from rllib_ddn.rllib.progress import forget_progress, tell_progress
 from rllib_ddn.team import TeamEnvError
@@ -91,6 +91,7 @@ class ValueDecomposition(Algorithm):
 
     @override(Algorithm)
     def setup(self, config: ValueDecompositionConfig) -> None:
+        outlive_sigterm()
         _keep_freed_memory()
         if isinstance(config, ValueDecompositionConfig):
             config.check_gpus()
