@@ -112,7 +112,13 @@ TABLES = {
     "smax": Table(
         "DDN and its host on SMAX",
         ("Map", "Algorithm"),
-        {f"{name}_{algo.lower()}": (name, algo) for name in ("2s3z", "3s5z", "5m_vs_6m", "3s_vs_5z") for algo in ("QMIX", "DDN")},
+        {f"{name}_{algo.lower()}": (name, algo) for name in ("2s3z", "3s5z") for algo in ("QMIX", "DDN")},
+        folder="comparisons",
+    ),
+    "smax_hard": Table(
+        "DDN and its host on SMAX's harder maps",
+        ("Map", "Algorithm"),
+        {f"{name}_{algo.lower()}": (name, algo) for name in ("5m_vs_6m", "3s_vs_5z") for algo in ("QMIX", "DDN")},
         folder="comparisons",
     ),
     "sight": Table(
