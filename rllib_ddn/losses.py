@@ -7,6 +7,8 @@ distillation loss can reach the leader.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -64,8 +66,7 @@ def block_loss(o_hat: Tensor, s_hat: Tensor, valid: Tensor) -> Tensor:
 
     Mean over D and over agents.
     """
-    difference = _zero_padding(o_hat - s_hat.detach(), valid[..., None, None])
-    return difference.square().sum() / (valid.sum() * o_hat.shape[-2] * o_hat.shape[-1])
+    return _mean_divergence(_squares, s_hat.detach(), o_hat, valid) / (o_hat.shape[-2] * o_hat.shape[-1])
 
 
 def q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Tensor, temperature: float = 1.0) -> Tensor:
@@ -84,7 +85,7 @@ def q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Ten
     lowest = torch.finfo(follower_q.dtype).min  # finite, and of probability 0 wherever an action is available
     teacher = (leader_q.detach() / temperature).masked_fill_(hide, lowest)
     student = (follower_q / temperature).masked_fill(hide, lowest)
-    return _mean_kl(teacher, student, valid)
+    return _mean_divergence(_kl, teacher, student, valid)
 
 
 def squared_q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ def feature_loss(follower_features: Tensor, leader_features: Tensor, valid: Tens
 
     Summed over agents.
     """
-    return _mean_kl(leader_features.detach(), follower_features, valid)
+    return _mean_divergence(_kl, leader_features.detach(), follower_features, valid)
 
 
 def idm_loss(error: Tensor, valid: Tensor) -> Tensor:
@@ -135,38 +136,52 @@ def _log_softmax(x: Tensor) -> Tensor:
     return torch.log_softmax(x, 1) if x.shape[1] >= 32 else torch.log_softmax(x.t().contiguous(), 0).t()
 
 
-def _mean_kl(teacher: Tensor, student: Tensor, valid: Tensor) -> Tensor:
-    """``KL(softmax(teacher) || softmax(student))`` over the last axis ``[..., N, C]``, summed over N,
-    mean over the valid steps ``[...]``."""
+# Of rows ``teacher [M, C]`` and ``student [M, C]``: what each row counts ``[M]``, and its slope in the student ``[M, C]``.
+Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _kl(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+    """``KL(softmax(teacher) || softmax(student))``."""
+    log_p, log_q = _log_softmax(teacher), _log_softmax(student)
+    p = log_p.exp()
+    return log_p.sub_(log_q).mul_(p).sum(-1), log_q.exp_().sub_(p)
+
+
+def _squares(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+    """``|student - teacher|^2``."""
+    difference = student - teacher
+    return difference.square().sum(-1), difference.mul_(2)
+
+
+def _mean_divergence(divergence: Divergence, teacher: Tensor, student: Tensor, valid: Tensor) -> Tensor:
+    """A divergence over the last axis of ``[..., N, C]``, summed over N, mean over the valid steps ``[...]``."""
     weight = (valid / valid.sum()).unsqueeze(-1).expand(student.shape[:-1])  # [..., N]
-    return _WeightedKL.apply(teacher.flatten(0, -2), student.flatten(0, -2), weight.reshape(-1))
+    return _WeightedSum.apply(divergence, teacher.flatten(0, -2), student.flatten(0, -2), weight.reshape(-1))
 
 
-class _WeightedKL(torch.autograd.Function):
-    """``sum_m weight_m KL(softmax(teacher_m) || softmax(student_m))`` of rows of logits.
+class _WeightedSum(torch.autograd.Function):
+    """``sum_m weight_m divergence(teacher_m, student_m)`` of rows; those of weight 0 may hold anything.
 
-    The student's gradient, ``weight (softmax(student) - softmax(teacher))``, needs what the value
-    needs, so both are computed at once, in chunks of rows that stay in the cache.
+    The student's gradient needs what the value needs, so both are computed at once, in chunks of rows that stay in the
+    cache.
     """
 
     CHUNK = 1024
 
     @staticmethod
-    def forward(ctx, teacher: Tensor, student: Tensor, weight: Tensor) -> Tensor:
-        size = _WeightedKL.CHUNK if student.device.type == "cpu" else len(student)
+    def forward(ctx, divergence: Divergence, teacher: Tensor, student: Tensor, weight: Tensor) -> Tensor:
+        size = _WeightedSum.CHUNK if student.device.type == "cpu" else len(student)
         grad, total = torch.empty_like(student), student.new_zeros(())
         zero = student.new_zeros(())
         for t, s, w, g in zip(*(x.split(size) for x in (teacher, student, weight, grad)), strict=True):
-            log_p, log_q = _log_softmax(t), _log_softmax(s)
-            p = log_p.exp()
-            kl = log_p.sub_(log_q).mul_(p).sum(-1)
-            total += torch.where(w > 0, w * kl, zero).sum()
+            value, slope = divergence(t, s)
+            total += torch.where(w > 0, w * value, zero).sum()
             w = w.unsqueeze(-1)
-            torch.where(w > 0, log_q.exp_().sub_(p).mul_(w), zero, out=g)
+            torch.where(w > 0, slope.mul_(w), zero, out=g)
         ctx.save_for_backward(grad)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):
-        return None, ctx.saved_tensors[0] * grads[0], None
+        return None, None, ctx.saved_tensors[0] * grads[0], None

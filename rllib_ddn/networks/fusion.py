@@ -68,7 +68,7 @@ class PersonalizationFusionBlock(_FusionBlock):
         """
         h, b = (rows.view(*z.shape[:2], -1) for rows in self._hypernetworks(z.flatten(0, 1)))
         products = (state @ self.kernels).unflatten(-1, (-1, self.embed_dim))  # [M, K + 1, D]
-        return torch.baddbmm(b, h, products)
+        return b.baddbmm_(h, products)
 
 
 class IndependentObservationBlock(_FusionBlock):
@@ -121,7 +121,8 @@ class _PerRowFusion(torch.autograd.Function):
         products = x.new_empty(*h.shape, b.shape[1])  # [M, K, D]
         for rows in _PerRowFusion._chunks(x):
             torch.mm(x[rows], kernels, out=products[rows].flatten(1))
-            b[rows].unsqueeze(1).baddbmm_(h[rows].unsqueeze(1), products[rows])
+            for weight, product in zip(h[rows].split(1, 1), products[rows].unbind(1), strict=True):
+                b[rows].addcmul_(weight, product)  # torch's batched products are slow where each is as small as this
         ctx.save_for_backward(x, h, products)
         ctx.mark_dirty(b)
         return b

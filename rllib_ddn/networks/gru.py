@@ -80,7 +80,7 @@ class _PackedGRU(torch.autograd.Function):
         d_b_ih, d_b_hh = x.new_zeros(1, 3 * dim), x.new_zeros(1, 3 * dim)
         d_hidden = torch.zeros_like(hidden)  # of the state, from later steps; its rows grow with the steps
         d_gates = x.new_empty(sizes[0], 3 * dim)  # before their nonlinearities, as the weights' columns are
-        passed, scratch = torch.empty_like(hidden), torch.empty_like(hidden)
+        scratch = torch.empty_like(hidden)
         ones = x.new_ones(1, sizes[0])
         before = (hidden, *states.split(sizes)[:-1])
         of_steps = (x, d_x, grads[0], rz, rz[:, :dim], rz[:, dim:], n, m)
@@ -89,24 +89,23 @@ class _PackedGRU(torch.autograd.Function):
         for h, x_t, d_x_t, grad, rz_t, r_t, z_t, n_t, m_t in reversed(steps):
             if size != len(x_t):
                 size = len(x_t)
-                d_h, d_t, kept, u, one = (t[:size] for t in (d_hidden, d_gates, passed, scratch, ones.t()))
+                d_h, d_t, u, one = (t[:size] for t in (d_hidden, d_gates, scratch, ones.t()))
                 d_rz, d_r, d_z, d_n = d_t[:, : 2 * dim], d_t[:, :dim], d_t[:, dim : 2 * dim], d_t[:, 2 * dim :]
                 d_columns, one = d_t.t(), one.t()
             h = h if len(h) == size else h[:size]
             d_h.add_(grad)
             torch.sub(h, n_t, out=u)
             torch.mul(d_h, u, out=d_z)
-            torch.mul(d_h, z_t, out=kept)
-            d_h.sub_(kept)  # d_h (1 - z)
-            _tanh_backward(d_h, n_t, grad_input=u)
-            torch.mul(u, m_t, out=d_r)
+            torch.addcmul(d_h, d_h, z_t, value=-1, out=u)  # d_h (1 - z)
+            d_h.mul_(z_t)
+            _tanh_backward(u, n_t, grad_input=d_n)
+            torch.mul(d_n, m_t, out=d_r)
             _sigmoid_backward(d_rz, rz_t, grad_input=d_rz)
-            d_n.copy_(u)
             torch.mm(d_t, w_ih, out=d_x_t)
             d_w_ih.addmm_(d_columns, x_t)
             d_b_ih.addmm_(one, d_t)
             d_n.mul_(r_t)  # from here on the new gate's share is that of m
-            torch.addmm(kept, d_t, w_hh, out=d_h)
+            d_h.addmm_(d_t, w_hh)
             d_w_hh.addmm_(d_columns, h)
             d_b_hh.addmm_(one, d_t)
         return d_x, d_hidden, d_w_ih, d_w_hh, d_b_ih[0], d_b_hh[0], None
