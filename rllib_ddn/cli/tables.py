@@ -118,7 +118,16 @@ TABLES = {
     "smax_hard": Table(
         "DDN and its host on SMAX's harder maps",
         ("Map", "Algorithm"),
-        {f"{name}_{algo.lower()}": (name, algo) for name in ("5m_vs_6m", "3s_vs_5z") for algo in ("QMIX", "DDN")},
+        {
+            "5m_vs_6m_qmix": ("5m_vs_6m", "QMIX"),
+            "5m_vs_6m_ddn": ("5m_vs_6m", "DDN"),
+            "5m_vs_6m_qmix_twice": ("5m_vs_6m", "QMIX, twice the updates"),
+            "5m_vs_6m_ctds": ("5m_vs_6m, other methods", "CTDS"),
+            "5m_vs_6m_ptde": ("5m_vs_6m, other methods", "PTDE"),
+            "5m_vs_6m_igmda": ("5m_vs_6m, other methods", "IGM-DA"),
+            "3s_vs_5z_qmix": ("3s_vs_5z", "QMIX"),
+            "3s_vs_5z_ddn": ("3s_vs_5z", "DDN"),
+        },
         folder="comparisons",
     ),
     "sight": Table(
