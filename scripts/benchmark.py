@@ -1,6 +1,6 @@
 """Measures what docs/performance.md says about speed and size, and prints it as tables.
 
-python scripts/benchmark.py [memory update parts sampling scaling end-to-end growth deploy] [--quick] [--json FILE] [--compare FILE]
+python scripts/benchmark.py [SECTION ...] [--quick] [--json FILE] [--compare FILE]
 
 Updates are given as ratios to a plain step-by-step QMIX update (scripts/yardstick.py), which takes
 turns with them: seconds depend on the machine and its mood, ratios much less. So does the machine's
@@ -185,6 +185,36 @@ class Benchmark:
                 algo.stop()
         self.table("end to end, one update per episode", ("what", "env steps/s", "yardsticks per episode"), rows)
         self.results["end to end"] = figures
+
+    def smax(self) -> None:
+        """Training on SMAX's 3s5z, without evaluations: on one core, and with one core that plays while the other learns."""
+        rows, figures = [], {}
+        for name in ("QMIX", "DDN on QMIX"):
+            for cores in (1, 2):
+                algo = smax_config(name, "3s5z", cores).evaluation(evaluation_interval=None).build_algo()
+                figures[f"{name}, {cores} core{'s' * (cores > 1)}"] = rate = self.rate(partial(train_some, algo))
+                rows.append((name, str(cores), f"{rate:,.0f}"))
+                algo.stop()
+        self.table("SMAX 3s5z, an update for every fourth episode", ("learner", "cores", "env steps/s"), rows)
+        self.results["smax"] = figures
+
+    def win(self) -> None:
+        """Time until a network wins 0.8 of 64 greedy games on SMAX's 2s3z, of DDN the follower, evaluations and compiling included:
+        one core plays, the other learns."""
+        rows: list[tuple[str, ...]] = []
+        for name, network in (("QMIX", "agent"), ("DDN on QMIX", "follower")):
+            for seed in (1,) if self.quick else (1, 2, 3):
+                start = time.perf_counter()
+                algo = smax_config(name, "2s3z", 2).debugging(seed=seed).build_algo()
+                won, steps = 0.0, 0
+                while won < 0.8 and steps < 500_000:
+                    result = algo.train()
+                    won, steps = result["evaluation"][network]["win_rate"], result["timesteps_total"]
+                seconds = time.perf_counter() - start
+                algo.stop()
+                rows.append((name, str(seed), f"{steps:,}", f"{seconds:.0f} s", f"{won:.2f}"))
+                self.results[f"win, {name}, seed {seed}"] = {"steps": steps, "s": seconds, "win rate": won}
+        self.table("SMAX 2s3z, until a greedy win rate of 0.8", ("learner", "seed", "env steps", "time", "win rate"), rows)
 
     def memory(self) -> None:
         """Replay of full episodes, and whether it grows; weights that env runners get."""
@@ -379,6 +409,22 @@ class Benchmark:
         print(flush=True)
 
 
+def smax_config(name: str, map_name: str, cores: int) -> ValueDecompositionConfig:
+    """As in tuned_examples/smax; the first core learns, and plays where it is the only one."""
+    config = LEARNERS[name]().environment("smax", env_config={"map_name": map_name})
+    config.env_runners(num_env_runners=cores - 1, num_envs_per_env_runner=32, sample_timeout_s=600)
+    config.training(updates_per_episode=0.25, sample_ahead=cores > 1).reporting(min_sample_timesteps_per_iteration=15_000)
+    config.evaluation(evaluation_duration=64, evaluation_config={"num_envs_per_env_runner": 64})
+    return config.debugging(log_level="ERROR")
+
+
+def train_some(algo: ValueDecomposition) -> list[Episodes]:
+    """An iteration of training, and its episodes."""
+    before = algo._counters["num_env_steps_sampled"]
+    algo.train()
+    return [{"length": np.array(algo._counters["num_env_steps_sampled"] - before)}]
+
+
 class SlowPredatorPrey(PredatorPreyTeam):
     """Predator-Prey that takes 10 ms a step, as games of StarCraft do."""
 
@@ -452,9 +498,11 @@ def main() -> None:
         "end-to-end": Benchmark.end_to_end,
         "growth": Benchmark.growth,
         "deploy": Benchmark.deploy,
+        "smax": Benchmark.smax,
+        "win": Benchmark.win,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; default: all")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; default: all but win")
     parser.add_argument("--quick", action="store_true", help="fewer repeats and sizes: less than 2 minutes")
     parser.add_argument("--gpu", action="store_true", help="the learners and the yardstick on the GPU")
     parser.add_argument("--json", type=Path, help="file for all figures")
@@ -471,7 +519,7 @@ def main() -> None:
     benchmark = Benchmark(options.quick, options.gpu)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "ray": ray.__version__, "cores": os.cpu_count()}
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    for name in options.sections or sections:
+    for name in options.sections or [section for section in sections if section != "win"]:
         sections[name](benchmark)
     peak = benchmark.results["peak memory, bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"peak memory of this process: {peak:,} bytes")

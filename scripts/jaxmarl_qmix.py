@@ -3,8 +3,9 @@
     git clone https://github.com/FLAIROx/JaxMARL && cd JaxMARL && python -m venv venv && venv/bin/pip install -e '.[algs]'
     venv/bin/python .../scripts/jaxmarl_qmix.py . --map 2s3z --steps 1000000
 
-It needs nothing of this package. JaxMARL's script compiles a whole training into one call, so the number of steps is fixed beforehand, and
-settings that are fractions of it (epsilon's, the evaluations') move with it; it logs to Weights & Biases, in whose place this script puts itself.
+It needs nothing of this package. JaxMARL's script compiles a whole training into one call, so the number of steps is fixed
+beforehand, and settings that are fractions of it (epsilon's, the evaluations') move with it. It logs to Weights & Biases, in
+whose place this script puts itself.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("overrides", nargs="*", help="more of hydra's, such as alg.HIDDEN_SIZE=64")
     options = parser.parse_intermixed_args()
-    start, shown = time.perf_counter(), [None]
+    start, last = time.perf_counter(), -1.0
 
     def log(metrics: dict[str, Any]) -> None:
+        nonlocal last
         won = float(metrics["test_returned_won_episode"])
-        if won != shown[0]:  # an evaluation; between two of them the last one's figures are logged
-            shown[0] = won
+        if won != last:  # an evaluation; between two of them the last one's figures are logged
+            last = won
             print(f"{time.perf_counter() - start:.1f},{int(metrics['env_step'])},{won:.4f}", flush=True)
 
     wandb = ModuleType("wandb")
