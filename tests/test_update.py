@@ -139,6 +139,23 @@ def test_two_cores_learn_side_by_side(build, cores, executor):
     assert build(config).get_policy().executor is executor
 
 
+def test_the_followers_thread_uses_as_many_of_torchs_threads_as_the_learner_now(build, monkeypatch):
+    """A thread keeps the number that was set when it first ran an operator."""
+    policy, before, seen = build().get_policy(), torch.get_num_threads(), []
+    policy.executor = side_by_side
+    unroll = type(policy.model.distillation).unroll
+    monkeypatch.setattr(
+        type(policy.model.distillation), "unroll", lambda *args: seen.append(torch.get_num_threads()) or unroll(*args)
+    )
+    try:
+        for threads in (2, 1):
+            torch.set_num_threads(threads)
+            losses_of(policy, random_episodes(policy.spec))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2, 1]
+
+
 @pytest.mark.parametrize("network", ["leader", "follower"])
 def test_an_error_beside_the_other_loss_is_raised_and_nothing_hangs(build, network):
     policy = build().get_policy()

@@ -39,9 +39,10 @@ def side_by_side(unroll_leader: Unroll, distillation: Distillation, batch: Train
     """
     leader = Future[AgentOutput]()
     value, gradients = Future[tuple[Tensor, Statistics]](), Future[tuple[Tensor | None, ...]]()
-    parameters = tuple(distillation.trained())
+    parameters, threads = tuple(distillation.trained()), torch.get_num_threads()
 
     def learn() -> None:
+        torch.set_num_threads(threads)  # of this thread's operators: each thread has a number of its own
         try:
             follower = distillation.unroll(batch)
             loss, statistics = distillation.loss(follower, leader.result(), batch)
