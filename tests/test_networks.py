@@ -1,9 +1,12 @@
 """Local input, agent network, IDM against independent computations."""
 
+import importlib.util
+
 import numpy as np
 import torch
 
 from rllib_ddn.networks import AgentNetwork, InternalDistillationModule, LocalInput, greedy_actions
+from rllib_ddn.networks import gru as gru_module
 from rllib_ddn.networks.gru import _dense_gru, gru
 
 N, A, S = 3, 4, 6
@@ -76,6 +79,29 @@ def test_packed_gru_equals_torchs():
     torch.testing.assert_close(torch.autograd.grad((ours * weights).sum() + last.square().sum(), of), expected)
     with torch.no_grad():  # keeps no gates
         torch.testing.assert_close(gru(x, h0, tuple(theirs.parameters()), sizes)[0], out.data)
+
+
+def test_the_loop_without_pythons_lock_is_the_same_bit_for_bit(monkeypatch):
+    """TorchScript's loops, and the same loops in Python, as they are where torch has no TorchScript."""
+
+    def none(function):
+        raise RuntimeError("no TorchScript")
+
+    monkeypatch.setattr(torch.jit, "script", none)
+    spec = importlib.util.spec_from_file_location("plain_gru", gru_module.__file__)
+    plain = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plain)
+    assert not isinstance(plain._forward_steps, torch.jit.ScriptFunction)
+    assert isinstance(gru_module._backward_steps, torch.jit.ScriptFunction)
+    torch.manual_seed(0)
+    weights = tuple(torch.nn.GRU(4, 5).parameters())
+    for sizes in ([6, 6, 4, 1], [3] * 7, [1], [6, 6, 4, 1]):  # TorchScript compiles anew for some shapes
+        x, h0 = torch.randn(sum(sizes), 4, requires_grad=True), torch.randn(sizes[0], 5, requires_grad=True)
+        results = []
+        for module in (plain, gru_module):
+            states, _ = module.gru(x, h0, weights, sizes)
+            results.append((states, *torch.autograd.grad(states.square().sum(), [x, h0, *weights])))
+        assert all(map(torch.equal, *results))
 
 
 def test_the_gru_of_a_gpu_is_the_same():

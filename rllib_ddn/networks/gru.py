@@ -8,12 +8,13 @@ gradients of the weights are added up while a step's rows are still there.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
-_tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
 def gru(x: Tensor, hidden: Tensor, weights: tuple[Tensor, ...], sizes: list[int]) -> tuple[Tensor, Tensor]:
@@ -47,25 +48,8 @@ class _PackedGRU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, hidden: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, sizes: list[int]) -> Tensor:
-        dim = hidden.shape[1]
         train = any(ctx.needs_input_grad)
-        states = x.new_empty(len(x), dim)  # [M, H]
-        # The backward pass needs every step's gates; without one, all steps use the same rows.
-        rows = len(x) if train else sizes[0]
-        rz, n, m = x.new_empty(rows, 2 * dim), x.new_empty(rows, dim), x.new_empty(rows, dim)
-        gates = (rz, rz[:, :dim], rz[:, dim:], n, m)
-        steps = zip(*((gate.split(sizes) if train else [gate[:size] for size in sizes]) for gate in gates), strict=True)
-        # As columns, reset and update side by side: [X or H, 2H] and [X or H, H].
-        x_rz, x_n = w_ih[: 2 * dim].t(), w_ih[2 * dim :].t()
-        h_rz, h_n = w_hh[: 2 * dim].t(), w_hh[2 * dim :].t()
-        b_rz, b_n, b_m = (b_ih + b_hh)[: 2 * dim], b_ih[2 * dim :], b_hh[2 * dim :]
-        h = hidden
-        for x_t, out, (rz_t, r_t, z_t, n_t, m_t) in zip(x.split(sizes), states.split(sizes), steps, strict=True):
-            h = h if len(h) == len(x_t) else h[: len(x_t)]
-            torch.addmm(b_rz, x_t, x_rz, out=rz_t).addmm_(h, h_rz).sigmoid_()
-            torch.addmm(b_m, h, h_n, out=m_t)
-            torch.addmm(b_n, x_t, x_n, out=n_t).addcmul_(r_t, m_t).tanh_()
-            h = torch.lerp(n_t, h, z_t, out=out)
+        states, rz, n, m = _forward_steps(x, hidden, w_ih, w_hh, b_ih, b_hh, sizes, train)
         if train:
             ctx.save_for_backward(x, hidden, w_ih, w_hh, rz, n, m, states)
             ctx.sizes = sizes
@@ -74,38 +58,89 @@ class _PackedGRU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):
-        x, hidden, w_ih, w_hh, rz, n, m, states = ctx.saved_tensors
-        sizes, dim = ctx.sizes, hidden.shape[1]
-        d_x, d_w_ih, d_w_hh = torch.empty_like(x), torch.zeros_like(w_ih), torch.zeros_like(w_hh)
-        d_b_ih, d_b_hh = x.new_zeros(1, 3 * dim), x.new_zeros(1, 3 * dim)
-        d_hidden = torch.zeros_like(hidden)  # of the state, from later steps; its rows grow with the steps
-        d_gates = x.new_empty(sizes[0], 3 * dim)  # before their nonlinearities, as the weights' columns are
-        scratch = torch.empty_like(hidden)
-        ones = x.new_ones(1, sizes[0])
-        before = (hidden, *states.split(sizes)[:-1])
-        of_steps = (x, d_x, grads[0], rz, rz[:, :dim], rz[:, dim:], n, m)
-        steps = list(zip(before, *(tensor.split(sizes) for tensor in of_steps), strict=True))
-        size = 0
-        for h, x_t, d_x_t, grad, rz_t, r_t, z_t, n_t, m_t in reversed(steps):
-            if size != len(x_t):
-                size = len(x_t)
-                d_h, d_t, u, one = (t[:size] for t in (d_hidden, d_gates, scratch, ones.t()))
-                d_rz, d_r, d_z, d_n = d_t[:, : 2 * dim], d_t[:, :dim], d_t[:, dim : 2 * dim], d_t[:, 2 * dim :]
-                d_columns, one = d_t.t(), one.t()
-            h = h if len(h) == size else h[:size]
-            d_h.add_(grad)
-            torch.sub(h, n_t, out=u)
-            torch.mul(d_h, u, out=d_z)
-            torch.addcmul(d_h, d_h, z_t, value=-1, out=u)  # d_h (1 - z)
-            d_h.mul_(z_t)
-            _tanh_backward(u, n_t, grad_input=d_n)
-            torch.mul(d_n, m_t, out=d_r)
-            _sigmoid_backward(d_rz, rz_t, grad_input=d_rz)
-            torch.mm(d_t, w_ih, out=d_x_t)
-            d_w_ih.addmm_(d_columns, x_t)
-            d_b_ih.addmm_(one, d_t)
-            d_n.mul_(r_t)  # from here on the new gate's share is that of m
-            d_h.addmm_(d_t, w_hh)
-            d_w_hh.addmm_(d_columns, h)
-            d_b_hh.addmm_(one, d_t)
-        return d_x, d_hidden, d_w_ih, d_w_hh, d_b_ih[0], d_b_hh[0], None
+        return *_backward_steps(grads[0], *ctx.saved_tensors, ctx.sizes), None
+
+
+def _without_lock(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function in TorchScript. It computes the same, bit for bit, but a loop over steps does not hold Python's lock: leader
+    and follower, which learn side by side, need not wait for one another at each operator. Where torch has no TorchScript (it is
+    deprecated, and ends with Python 3.13) the function stays as it is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.jit.script(function)
+        except (AttributeError, RuntimeError):
+            return function
+
+
+@_without_lock
+def _forward_steps(
+    x: Tensor, hidden: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, sizes: list[int], train: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The states ``[M, H]``, and the gates r and z ``[M, 2H]``, n and m ``[M, H]``, which the backward pass needs; without one, all
+    steps use the same rows for them."""
+    dim, start = hidden.shape[1], 0
+    rows = len(x) if train else sizes[0]
+    states = x.new_empty(len(x), dim)
+    rz, n, m = x.new_empty(rows, 2 * dim), x.new_empty(rows, dim), x.new_empty(rows, dim)
+    # As columns, reset and update side by side: [X or H, 2H] and [X or H, H].
+    x_rz, x_n = w_ih[: 2 * dim].t(), w_ih[2 * dim :].t()
+    h_rz, h_n = w_hh[: 2 * dim].t(), w_hh[2 * dim :].t()
+    b_rz, b_n, b_m = (b_ih + b_hh)[: 2 * dim], b_ih[2 * dim :], b_hh[2 * dim :]
+    h = hidden
+    for size in sizes:
+        end, row = start + size, start if train else 0
+        x_t, rz_t, n_t, m_t = x[start:end], rz[row : row + size], n[row : row + size], m[row : row + size]
+        h = h[:size]
+        torch.addmm(b_rz, x_t, x_rz, out=rz_t).addmm_(h, h_rz).sigmoid_()
+        torch.addmm(b_m, h, h_n, out=m_t)
+        torch.addmm(b_n, x_t, x_n, out=n_t).addcmul_(rz_t[:, :dim], m_t).tanh_()
+        h = torch.lerp(n_t, h, rz_t[:, dim:], out=states[start:end])
+        start = end
+    return states, rz, n, m
+
+
+@_without_lock
+def _backward_steps(
+    grad: Tensor,
+    x: Tensor,
+    hidden: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    rz: Tensor,
+    n: Tensor,
+    m: Tensor,
+    states: Tensor,
+    sizes: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, hidden, the weights and the biases, from that of the states ``[M, H]``."""
+    dim, end = hidden.shape[1], len(x)
+    d_x, d_w_ih, d_w_hh = torch.empty_like(x), torch.zeros_like(w_ih), torch.zeros_like(w_hh)
+    d_b_ih, d_b_hh = x.new_zeros(1, 3 * dim), x.new_zeros(1, 3 * dim)
+    d_hidden = torch.zeros_like(hidden)  # of the state, from later steps; its rows grow with the steps
+    d_gates = x.new_empty(sizes[0], 3 * dim)  # before their nonlinearities, as the weights' columns are
+    scratch, ones = torch.empty_like(hidden), x.new_ones(1, sizes[0])
+    for t in range(len(sizes) - 1, -1, -1):
+        size = sizes[t]
+        start = end - size
+        h = states[start - sizes[t - 1] : start][:size] if t > 0 else hidden[:size]  # before this step
+        x_t, n_t, m_t, r_t, z_t = x[start:end], n[start:end], m[start:end], rz[start:end, :dim], rz[start:end, dim:]
+        d_h, d_t, u, one = d_hidden[:size], d_gates[:size], scratch[:size], ones[:, :size]
+        d_rz, d_r, d_z, d_n = d_t[:, : 2 * dim], d_t[:, :dim], d_t[:, dim : 2 * dim], d_t[:, 2 * dim :]
+        d_h.add_(grad[start:end])
+        torch.sub(h, n_t, out=u)
+        torch.mul(d_h, u, out=d_z)
+        torch.addcmul(d_h, d_h, z_t, value=-1.0, out=u)  # d_h (1 - z)
+        d_h.mul_(z_t)
+        torch.ops.aten.tanh_backward(u, n_t, grad_input=d_n)
+        torch.mul(d_n, m_t, out=d_r)
+        torch.ops.aten.sigmoid_backward(d_rz, rz[start:end], grad_input=d_rz)
+        torch.mm(d_t, w_ih, out=d_x[start:end])
+        d_w_ih.addmm_(d_t.t(), x_t)
+        d_b_ih.addmm_(one, d_t)
+        d_n.mul_(r_t)  # from here on the new gate's share is that of m
+        d_h.addmm_(d_t, w_hh)
+        d_w_hh.addmm_(d_t.t(), h)
+        d_b_hh.addmm_(one, d_t)
+        end = start
+    return d_x, d_hidden, d_w_ih, d_w_hh, d_b_ih[0], d_b_hh[0]
