@@ -40,6 +40,7 @@ from rllib_ddn.learning.batch import make_batch
 from rllib_ddn.learning.episodes import EpisodeReplay, Episodes, empty_episodes
 from rllib_ddn.learning.update import clip_gradients
 
+ON_REQUEST = ("smax", "win")  # they take long and need JaxMARL
 STEPS, BATCH, AGENTS = 200, 32, 8  # the paper's Predator-Prey: 8 agents, obs 50, state 200, 6 actions
 
 
@@ -179,7 +180,7 @@ class Benchmark:
                 yardstick = self.medians({"yardstick": partial(with_threads, 1, update)})["yardstick"]
                 torch.set_num_threads(inside)
                 what = f"{name}, {threads} core{'s' * (threads > 1)}"
-                rate = self.rate(partial(play_and_learn, algo))
+                rate = self.rate(partial(play_and_learn, algo, algo.training_step))
                 figures[what] = {"env steps/s": rate, "yardsticks per episode": STEPS / rate / yardstick}
                 rows.append((what, f"{rate:,.0f}", f"{figures[what]['yardsticks per episode']:.2f}"))
                 algo.stop()
@@ -192,21 +193,21 @@ class Benchmark:
         for name in ("QMIX", "DDN on QMIX"):
             for cores in (1, 2):
                 algo = smax_config(name, "3s5z", cores).evaluation(evaluation_interval=None).build_algo()
-                figures[f"{name}, {cores} core{'s' * (cores > 1)}"] = rate = self.rate(partial(train_some, algo))
+                figures[f"{name}, {cores} core{'s' * (cores > 1)}"] = rate = self.rate(partial(play_and_learn, algo, algo.train))
                 rows.append((name, str(cores), f"{rate:,.0f}"))
                 algo.stop()
         self.table("SMAX 3s5z, an update for every fourth episode", ("learner", "cores", "env steps/s"), rows)
         self.results["smax"] = figures
 
     def win(self) -> None:
-        """Time until a network wins 0.8 of 64 greedy games on SMAX's 2s3z, of DDN the follower, evaluations and compiling included:
-        one core plays, the other learns."""
+        """Time until a network wins 0.8 of 64 greedy games on SMAX's 2s3z, of DDN the follower, evaluations included: one core
+        plays, the other learns."""
         rows: list[tuple[str, ...]] = []
         for name, network in (("QMIX", "agent"), ("DDN on QMIX", "follower")):
             for seed in (1,) if self.quick else (1, 2, 3):
-                start = time.perf_counter()
                 algo = smax_config(name, "2s3z", 2).debugging(seed=seed).build_algo()
-                won, steps = 0.0, 0
+                algo.evaluate()  # compiles the games of evaluations, which later algorithms find compiled
+                start, won, steps = time.perf_counter(), 0.0, 0
                 while won < 0.8 and steps < 500_000:
                     result = algo.train()
                     won, steps = result["evaluation"][network]["win_rate"], result["timesteps_total"]
@@ -410,19 +411,12 @@ class Benchmark:
 
 
 def smax_config(name: str, map_name: str, cores: int) -> ValueDecompositionConfig:
-    """As in tuned_examples/smax; the first core learns, and plays where it is the only one."""
+    """The settings of tuned_examples/comparisons/smax.yaml; the first core learns, and plays where it is the only one."""
     config = LEARNERS[name]().environment("smax", env_config={"map_name": map_name})
     config.env_runners(num_env_runners=cores - 1, num_envs_per_env_runner=32, sample_timeout_s=600)
     config.training(updates_per_episode=0.25, sample_ahead=cores > 1).reporting(min_sample_timesteps_per_iteration=15_000)
     config.evaluation(evaluation_duration=64, evaluation_config={"num_envs_per_env_runner": 64})
     return config.debugging(log_level="ERROR")
-
-
-def train_some(algo: ValueDecomposition) -> list[Episodes]:
-    """An iteration of training, and its episodes."""
-    before = algo._counters["num_env_steps_sampled"]
-    algo.train()
-    return [{"length": np.array(algo._counters["num_env_steps_sampled"] - before)}]
 
 
 class SlowPredatorPrey(PredatorPreyTeam):
@@ -476,10 +470,10 @@ def play(algo: ValueDecomposition) -> list[Episodes]:
     return [algo.env_runner.sample()]
 
 
-def play_and_learn(algo: ValueDecomposition) -> list[Episodes]:
-    """A round of training, and its episodes."""
+def play_and_learn(algo: ValueDecomposition, step: Callable[[], Any]) -> list[Episodes]:
+    """A step of training, and its episodes."""
     before = algo._counters["num_env_steps_sampled"]
-    algo.training_step()
+    step()
     return [{"length": np.array(algo._counters["num_env_steps_sampled"] - before)}]
 
 
@@ -502,7 +496,7 @@ def main() -> None:
         "win": Benchmark.win,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; default: all but win")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; default: all but smax and win")
     parser.add_argument("--quick", action="store_true", help="fewer repeats and sizes: less than 2 minutes")
     parser.add_argument("--gpu", action="store_true", help="the learners and the yardstick on the GPU")
     parser.add_argument("--json", type=Path, help="file for all figures")
@@ -519,7 +513,7 @@ def main() -> None:
     benchmark = Benchmark(options.quick, options.gpu)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "ray": ray.__version__, "cores": os.cpu_count()}
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    for name in options.sections or [section for section in sections if section != "win"]:
+    for name in options.sections or [section for section in sections if section not in ON_REQUEST]:
         sections[name](benchmark)
     peak = benchmark.results["peak memory, bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"peak memory of this process: {peak:,} bytes")

@@ -7,6 +7,7 @@ from ray.rllib.policy.sample_batch import SampleBatch
 from rllib_ddn import QMIXConfig, QPLEXConfig, VDNConfig
 from rllib_ddn.learning.batch import make_batch
 from rllib_ddn.learning.executor import in_turn, side_by_side
+from rllib_ddn.rllib.ddn_policy import DDNTorchPolicy
 from support import naive
 from support.configs import small_config
 from support.episodes import as_tensors, random_episodes
@@ -137,6 +138,21 @@ def test_two_cores_learn_side_by_side(build, cores, executor):
     config = small_config()
     config.num_cpus_for_main_process = cores
     assert build(config).get_policy().executor is executor
+
+
+def test_torchs_threads_are_set_before_the_first_update(build, monkeypatch):
+    """Or the follower's thread would take as many as there are cores, and keep them."""
+    config, seen = small_config(), []
+    config.num_cpus_for_main_process = 2
+    compute = DDNTorchPolicy.compute_update
+    monkeypatch.setattr(DDNTorchPolicy, "compute_update", lambda *args: seen.append(torch.get_num_threads()) or compute(*args))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        build(config)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
 
 
 def test_the_followers_thread_uses_as_many_of_torchs_threads_as_the_learner_now(build, monkeypatch):

@@ -273,7 +273,7 @@ def plot(
 def reproduce(
     table: Annotated[
         str,
-        typer.Argument(help="table1 to table5, figure4 or figure5 of the paper; smax, sight or predator_prey."),
+        typer.Argument(help="table1 to table5, figure4 or figure5 of the paper; smax, smax_hard, sight or predator_prey."),
     ],
     env: Annotated[str | None, typer.Option("--env", "-e", help="Another registered env than the grid's.")] = None,
     env_config: Annotated[str | None, typer.Option(help="The env's config, as JSON; default: that of the grid's file.")] = None,

@@ -42,8 +42,8 @@ def side_by_side(unroll_leader: Unroll, distillation: Distillation, batch: Train
     parameters, threads = tuple(distillation.trained()), torch.get_num_threads()
 
     def learn() -> None:
-        torch.set_num_threads(threads)  # of this thread's operators: each thread has a number of its own
         try:
+            torch.set_num_threads(threads)  # of this thread's operators: each thread has a number of its own
             follower = distillation.unroll(batch)
             loss, statistics = distillation.loss(follower, leader.result(), batch)
             value.set_result((loss.detach(), statistics))

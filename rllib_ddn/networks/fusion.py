@@ -68,7 +68,7 @@ class PersonalizationFusionBlock(_FusionBlock):
         """
         h, b = (rows.view(*z.shape[:2], -1) for rows in self._hypernetworks(z.flatten(0, 1)))
         products = (state @ self.kernels).unflatten(-1, (-1, self.embed_dim))  # [M, K + 1, D]
-        return b.baddbmm_(h, products)
+        return torch.baddbmm(b, h, products)
 
 
 class IndependentObservationBlock(_FusionBlock):

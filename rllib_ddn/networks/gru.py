@@ -8,6 +8,7 @@ gradients of the weights are added up while a step's rows are still there.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -62,15 +63,14 @@ class _PackedGRU(torch.autograd.Function):
 
 
 def _without_lock(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function in TorchScript. It computes the same, bit for bit, but a loop over steps does not hold Python's lock: leader
-    and follower, which learn side by side, need not wait for one another at each operator. Where torch has no TorchScript (it is
-    deprecated, and ends with Python 3.13) the function stays as it is."""
+    """The function in TorchScript. On a CPU it computes the same, bit for bit, but a loop over steps does not hold Python's lock:
+    leader and follower, which learn side by side, need not wait for one another at each operator. TorchScript is deprecated and
+    not for Python 3.14; where it is missing the function stays as it is."""
+    if sys.version_info >= (3, 14) or not hasattr(torch.jit, "script"):
+        return function
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return torch.jit.script(function)
-        except (AttributeError, RuntimeError):
-            return function
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(function)
 
 
 @_without_lock
