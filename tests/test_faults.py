@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ray.rllib.utils.actor_manager import CallResult, ResultOrError
+import ray
+from ray.rllib.utils.actor_manager import FaultAwareApply, FaultTolerantActorManager
 
 from rllib_ddn.rllib.faults import EnvRunnersError, Runners
 from support.configs import small_config
@@ -174,47 +176,29 @@ def test_a_failed_sub_environment_is_made_anew_and_the_others_play_on(build, tmp
     refused(error)
 
 
-class StandInManager:
-    """RLlib's manager of one env runner, which dies while it plays and is back before it is waited for."""
-
-    def __init__(self):
-        self.healthy, self.calls = True, {}
-
-    def actor_ids(self):
-        return [1]
-
-    def healthy_actor_ids(self):
-        return [1] if self.healthy else []
-
-    def is_actor_healthy(self, runner):
-        return self.healthy
-
-    def set_actor_state(self, runner, healthy):
-        self.healthy = healthy
-        self.calls.clear()
-
-    def foreach_actor_async(self, calls, tag, remote_actor_ids, healthy_only=True):
-        self.calls[tag] = calls
-
-    def fetch_ready_async_reqs(self, tags, timeout_seconds, mark_healthy=False):
-        if self.calls.pop(tags, None) is None:
-            return []
-        self.healthy = self.healthy or mark_healthy
-        return [CallResult(1, ResultOrError("pong"), tags)]
+@ray.remote(max_restarts=-1)
+class Runner(FaultAwareApply):
+    """What a group of env runners asks for its calls."""
 
 
 def test_one_that_died_and_is_back_before_it_is_waited_for_did_not_hang():
-    manager = StandInManager()
-    runners = Runners(SimpleNamespace(_worker_manager=manager), small_config(), "training")
+    manager = FaultTolerantActorManager([Runner.remote()])
+    group = SimpleNamespace(_worker_manager=manager)
+    runners = Runners(group, small_config())
+    (runner,) = manager.actors()
     runners.ask(lambda runner: "episodes")
-    manager.set_actor_state(1, healthy=False)
+    assert runners.answers(60.0) == (["episodes"], [])
+    runners.ask(lambda runner: time.sleep(600))
+    ray.kill(manager.actors()[runner], no_restart=False)
+    manager.set_actor_state(runner, healthy=False)  # another call found it dead
     assert runners.bring_back(wait=True)
-    results, failures = runners.answers(5.0)
+    results, failures = runners.answers(60.0)
     assert results == []
-    assert [failure.why for failure in failures] == ["has died"]
-    assert (runners.hung, runners.failures_in_a_row, runners.healthy()) == (0, 1, [1])
+    assert [failure.why[:8] for failure in failures] == ["has died"]
+    assert (runners.hung, runners.failures_in_a_row, runners.healthy()) == (0, 1, [runner])
+    assert manager.total_num_restarts() == 1
     runners.ask(lambda runner: "episodes")
-    assert runners.answers(5.0) == (["pong"], [])
+    assert runners.answers(60.0) == (["episodes"], [])
 
 
 def test_where_sigterm_is_blocked_it_is_passed_over_and_ends_what_is_started():

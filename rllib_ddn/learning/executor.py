@@ -33,9 +33,9 @@ def side_by_side(unroll_leader: Unroll, distillation: Distillation, batch: Train
     """A thread of its own unrolls the follower from now on, takes its loss when the leader is there, and then the
     gradients.
 
-    torch's operators release Python's lock while they run, so two losses that share no parameters keep
-    two cores busy; a second thread *inside* every operator gains little, because the steps of a recurrent
-    network are small. The returned loss's ``backward()`` waits for the thread's gradients and passes them on.
+    torch's operators release Python's lock while they run, and the steps of the GRUs run without it as a whole, so two
+    losses that share no parameters keep two cores busy; a second thread *inside* every operator gains little, because
+    the steps of a recurrent network are small. The returned loss's ``backward()`` waits for the thread's gradients and passes them on.
     """
     leader = Future[AgentOutput]()
     value, gradients = Future[tuple[Tensor, Statistics]](), Future[tuple[Tensor | None, ...]]()

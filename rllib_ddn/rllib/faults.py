@@ -1,7 +1,8 @@
 """Env runners that die, hang or raise: who plays, who has failed and why, and who comes back.
 
 RLlib's own calls wait for every env runner that they ask, ask those that are gone whether they are back and wait for an
-answer, and keep the reasons of failures in logs. Here nobody waits for one that is gone while others can play.
+answer, and keep the reasons of failures in logs. Here nobody waits for one that is gone while others can play. The calls
+that are under way are held here: what becomes of them in RLlib's manager differs from one version of Ray to another.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from rllib_ddn.team import TeamEnvError
 
-_PING, _END = "ping", "end"  # kinds of calls
 _POLL_S = 0.5  # between two looks at env runners that are awaited
 
 _logger = logging.getLogger(__name__)
+
+Call: TypeAlias = ray.ObjectRef | RayError  # under way, or not taken
 
 
 class EnvRunnersError(RuntimeError):
@@ -61,19 +63,19 @@ class Runners:
     Args:
         group: RLlib's group; its local env runner plays where there is no other.
         config: the group's config.
-        purpose: what they are asked for; those of one group may be asked for several things at once.
 
     Attributes:
         failures_in_a_row: how many have failed since the last episode of any; whoever gets episodes sets it to 0.
         hung: how many have been replaced because they took too long.
     """
 
-    def __init__(self, group: EnvRunnerGroup, config: AlgorithmConfig, purpose: str):
-        self.group, self.config, self._purpose = group, config, purpose
+    def __init__(self, group: EnvRunnerGroup, config: AlgorithmConfig):
+        self.group, self.config = group, config
         self.failures_in_a_row = self.hung = 0
         self._manager = group._worker_manager
-        self._asked: list[int] = []
-        self._anew: set[int] = set()  # those that were started again since they were asked
+        self._asked: dict[int, Call] = {}
+        self._pinged: dict[int, Call] = {}  # of those that are out of service
+        self._anew: set[int] = set()  # those that came back since they were asked
         self._gone: dict[int, str] = {}  # those that Ray will not start again
         self._last = ""  # the last failure, as a line
 
@@ -107,10 +109,8 @@ class Runners:
         """
         healthy = self.healthy()
         several = calls if isinstance(calls, list) else [calls] * len(healthy)
-        self._asked, self._anew = healthy[: len(several)], set()
-        if self._asked:
-            guarded = [_guarded(call) for call in several[: len(self._asked)]]
-            self._manager.foreach_actor_async(guarded, tag=self._purpose, remote_actor_ids=self._asked)
+        self._asked = {runner: self._send(runner, _guarded(call)) for runner, call in zip(healthy, several, strict=False)}
+        self._anew = set()
 
     def answers(self, timeout_s: float | None) -> tuple[list[Any], list[Failure]]:
         """The results of those that were asked, and the failures of those that have none.
@@ -125,27 +125,27 @@ class Runners:
             EnvRunnersError: failures are not to be tolerated, or more than
                 ``num_consecutive_env_runner_failures_tolerance`` came in a row.
         """
-        asked, self._asked = self._asked, []
+        asked, self._asked = self._asked, {}
+        ended = _ended(asked, timeout_s)
         results: list[Any] = []
         failures: dict[int, Failure] = {}
-        for answer in self._manager.fetch_ready_async_reqs(tags=self._purpose, timeout_seconds=timeout_s):
-            value = answer.get()
-            asked.remove(answer.actor_id)
-            if not answer.ok:
-                failures[answer.actor_id] = Failure(_one_line(value))
-            elif isinstance(value, Failure):
-                failures[answer.actor_id] = value
-                self._end(answer.actor_id)
-            else:
-                results.append(value)
         for runner in asked:
-            if self._manager.is_actor_healthy(runner) and runner not in self._anew:
+            if runner not in ended and self._manager.is_actor_healthy(runner):
                 failures[runner] = Failure(f"has not answered for {timeout_s:g} s")
                 self.hung += 1
                 self._manager.set_actor_state(runner, healthy=False)
                 ray.kill(self._manager.actors()[runner], no_restart=False)
-            else:  # found dead by another call
+            elif runner not in ended:  # found dead by another call
                 failures[runner] = Failure("has died")
+            elif isinstance(ended[runner], RayError):
+                failures[runner] = Failure(_one_line(ended[runner]))
+                if runner not in self._anew:
+                    self._manager.set_actor_state(runner, healthy=False)
+            elif isinstance(ended[runner], Failure):
+                failures[runner] = ended[runner]
+                self._end(runner)
+            else:
+                results.append(ended[runner])
         self._judge(failures, bool(results))
         return results, list(failures.values())
 
@@ -196,25 +196,35 @@ class Runners:
         """Pings those that are out of service; returns whether any has answered."""
         healthy = set(self.healthy())
         lost = [runner for runner in self._manager.actor_ids() if runner not in healthy and runner not in self._gone]
-        if not lost:
-            return False
         # One that still starts, or waits for room on a node, answers later: its ping stays under way.
-        self._manager.foreach_actor_async(lambda runner: runner.ping(), tag=_PING, healthy_only=False, remote_actor_ids=lost)
-        answers = list(self._manager.fetch_ready_async_reqs(tags=_PING, timeout_seconds=seconds, mark_healthy=True))
-        for answer in answers:
-            if answer.ok:
-                self._anew.add(answer.actor_id)
-            elif isinstance(answer.get(), ActorDiedError):
-                self._gone[answer.actor_id] = _one_line(answer.get())
-                _logger.error("env runner %d %s; Ray does not start it again.", answer.actor_id, self._gone[answer.actor_id])
-        if answers and seconds and not any(answer.ok for answer in answers):
+        pings = {runner: self._pinged.get(runner) or self._send(runner, lambda runner: runner.ping()) for runner in lost}
+        ended = _ended(pings, seconds)
+        back = [runner for runner, answer in ended.items() if not isinstance(answer, RayError)]
+        for runner in back:
+            self._manager.set_actor_state(runner, healthy=True)
+            self._manager._num_actor_restarts += 1  # among the results as num_remote_worker_restarts
+        self._anew.update(back)
+        for runner, answer in ended.items():
+            if isinstance(answer, ActorDiedError):
+                self._gone[runner] = _one_line(answer)
+                _logger.error("env runner %d %s; Ray does not start it again.", runner, self._gone[runner])
+        self._pinged = {runner: ping for runner, ping in pings.items() if runner not in ended}
+        if ended and seconds and not back:
             time.sleep(seconds)  # Ray answers at once that there is nobody yet
-        return any(answer.ok for answer in answers)
+        return bool(back)
 
     def _end(self, runner: int) -> None:
         """Lets an env runner end as RLlib lets one in which a call has failed, after ``delay_between_env_runner_restarts_s``."""
         self._manager.set_actor_state(runner, healthy=False)
-        self._manager.foreach_actor_async(_fail, tag=_END, healthy_only=False, remote_actor_ids=[runner])
+        self._send(runner, _fail)
+
+    def _send(self, runner: int, call: Callable[[Any], Any]) -> Call:
+        try:
+            return self._manager.actors()[runner].apply.remote(call)
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            return ActorUnavailableError(str(error), None)  # older versions of Ray refuse to call one whose node has died
 
     def _judge(self, failures: dict[int, Failure], any_result: bool) -> None:
         config = self.config
@@ -227,6 +237,22 @@ class Runners:
                 self._last = line
             else:
                 self.count(Failure(line))
+
+
+def _ended(calls: dict[int, Call], timeout_s: float | None) -> dict[int, Any]:
+    """What those calls returned that end within some seconds, all of them for None; a RayError of an env runner that died."""
+    under_way = [call for call in calls.values() if isinstance(call, ray.ObjectRef)]
+    ready = set(ray.wait(under_way, num_returns=len(under_way), timeout=timeout_s)[0]) if under_way else set()
+    ended: dict[int, Any] = {}
+    for runner, call in calls.items():
+        if isinstance(call, RayError):
+            ended[runner] = call
+        elif call in ready:
+            try:
+                ended[runner] = ray.get(call)
+            except RayError as error:
+                ended[runner] = error
+    return ended
 
 
 def _guarded(call: Callable[[Any], Any]) -> Callable[[Any], Any]:

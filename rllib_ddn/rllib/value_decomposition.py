@@ -105,10 +105,10 @@ class ValueDecomposition(Algorithm):
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         seed = self.config.seed
         self._rng = np.random.default_rng(seed)  # samples the replay and masks the intrinsic reward
-        self.runners = Runners(self.env_runner_group, self.config, "training")
+        self.runners = Runners(self.env_runner_group, self.config)
         own = self.eval_env_runner_group is not None
         group, config = (self.eval_env_runner_group, self.evaluation_config) if own else (self.env_runner_group, self.config)
-        self.eval_runners = Runners(group, config, "evaluation")
+        self.eval_runners = Runners(group, config)
         self._evaluation_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
 
     @override(Algorithm)
