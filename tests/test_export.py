@@ -180,6 +180,11 @@ def test_where_neither_torch_nor_ray_nor_gymnasium_can_be_imported(exported, tmp
         assert told == f"played {len(exported(env).episodes[0]['obs'])}\n"
 
 
+def test_predator_prey_is_played_where_neither_torch_nor_ray_can_be_imported(exported, tmp_path):
+    np.savez(tmp_path / "episode.npz", **exported("predator_prey").episodes[0])
+    run_program("play_exported", exported("predator_prey").folder, tmp_path / "episode.npz", "torch", "ray", "onnx")
+
+
 def test_a_program_of_torch_plays_without_ray(tmp_path):
     algo = trained("pettingzoo", SPREAD)
     algo.export_policy_model(str(tmp_path))  # RLlib's own call
@@ -187,7 +192,7 @@ def test_a_program_of_torch_plays_without_ray(tmp_path):
     algo.stop()
     np.savez(tmp_path / "episode.npz", **episode)
     assert (tmp_path / "follower.pt2").is_file()
-    told = run_program("play_exported", tmp_path, tmp_path / "episode.npz", "ray", "gymnasium", "onnxruntime")
+    told = run_program("play_exported", tmp_path, tmp_path / "episode.npz", "ray", "gymnasium", "pettingzoo", "onnxruntime")
     assert told == f"played {len(episode['obs'])}\n"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import typer
 import yaml
 from pyarrow.fs import LocalFileSystem
 from ray.tune.experiment import Trial
@@ -23,6 +24,7 @@ from rllib_ddn.cli.interruption import DiskWatch, Interruption
 from rllib_ddn.cli.options import TrainOptions
 from rllib_ddn.cli.results import CheckpointInTime, progress
 from rllib_ddn.cli.resume import Folder, check_checkpoint, prepare
+from rllib_ddn.cli.training import run
 from support.configs import plain_config
 
 
@@ -72,7 +74,7 @@ def test_interrupted_twice_then_finished_without_a_gap(tmp_path):
 
     interrupted, code = run_until(command, lambda: longer_than([0, 0]), signal.SIGINT)
     assert code == 130
-    assert f"nothing to resume in {storage / 'qmix'}: starting anew" in interrupted
+    assert f"no earlier training to resume in {storage / 'qmix'}: starting anew" in interrupted
     saved = lengths()
 
     terminated, code = run_until(command, lambda: longer_than(saved), signal.SIGTERM)
@@ -92,6 +94,31 @@ def test_interrupted_twice_then_finished_without_a_gap(tmp_path):
     for line in finished.splitlines():
         if "rllib evaluate " in line:
             check_checkpoint(Path(line.split()[-1]))
+
+
+@pytest.mark.parametrize(
+    ("trials", "line"),
+    [
+        ([], "rllib: interrupted before anything was saved."),
+        ([(Trial.PENDING, False, None)], "rllib: interrupted before anything was saved."),
+        ([(Trial.PAUSED, False, "checkpoint")], "rllib: interrupted; the same command with --resume goes on from there."),
+        ([(Trial.TERMINATED, True, "checkpoint")], None),  # the iteration that it waited for was the last
+    ],
+)
+def test_an_interruption_says_what_is_left(monkeypatch, capsys, trials, line):
+    def end(experiments, options, interruption):
+        interruption.why, interruption.code = "interrupted", 130
+        return [SimpleNamespace(status=status, last_result={"done": done}, checkpoint=saved) for status, done, saved in trials]
+
+    monkeypatch.setattr("rllib_ddn.cli.training._run", end)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    if line:
+        with pytest.raises(typer.Exit) as ended:
+            run({}, TrainOptions())
+        assert ended.value.exit_code == 130
+    else:
+        run({}, TrainOptions())
+    assert capsys.readouterr().err.strip() == (line or "")
 
 
 def test_results_without_tunes_state_are_kept_beside(tmp_path, capsys):

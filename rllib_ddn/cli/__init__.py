@@ -159,10 +159,12 @@ def example_list(words: Annotated[str, typer.Argument(help="Show those whose nam
     """Lists the examples."""
     from rllib_ddn.cli.examples import names, summary
 
-    shown = [(name, summary(name)) for name in names()]
+    known = [(name, summary(name)) for name in names()]
+    shown = [(name, text) for name, text in known if words.lower() in f"{name} {text}".lower()]
+    if not shown:
+        fail(f"no example's name or summary holds {words!r}; `rllib example list` shows all.")
     for name, text in shown:
-        if words.lower() in f"{name} {text}".lower():
-            typer.echo(f"{name:{max(len(name) for name, _ in shown)}}  {text}")
+        typer.echo(f"{name:{max(len(name) for name, _ in known)}}  {text}")
 
 
 @example_app.command("get")

@@ -98,6 +98,8 @@ def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> t
         for limit, value in (spec.get("stop") or {}).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 fail(f"to stop at {limit} takes a number, as in --stop '{{\"{limit}\": 100000}}'; got {json.dumps(value)}")
+            if limit in RESULTS and not value > 0:
+                fail(f"to stop at {limit} takes a number above 0; got {json.dumps(value)}")
         for option in ("num_samples", "restore", "storage_path"):
             if getattr(options, option) is not None:
                 spec[option] = getattr(options, option)

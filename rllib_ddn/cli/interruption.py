@@ -36,7 +36,9 @@ class Interruption(Callback):
         if self.why is None:
             self.why, self.code = why, code
             # Not print(), which a signal may have interrupted.
-            os.write(2, f"\nrllib: {why}; waiting for the iteration to end, to save it. Ctrl-C: stop at once.\n".encode())
+            os.write(
+                2, f"\nrllib: {why}; waiting for the iteration to end, to save it. Ctrl-C again: stop at once, without.\n".encode()
+            )
 
     def __enter__(self) -> Interruption:
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

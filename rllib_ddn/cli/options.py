@@ -89,7 +89,7 @@ def parse_object(option: str, text: str, example: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        fail(f"{option} is not JSON ({error.msg} at character {error.pos}): {text}")
+        fail(f"{option} is not JSON ({error.msg} at character {error.pos}) such as '{example}'; got {text}")
     if not isinstance(value, dict):
         fail(f"{option} is a JSON object such as '{example}'; got {text}")
     return value

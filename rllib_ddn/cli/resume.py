@@ -69,7 +69,7 @@ def prepare(experiments: dict[str, dict[str, Any]], may_mutate: bool = False) ->
         for folder in old:
             typer.echo(f"rllib: no checkpoint: starting over; the old results are now in {folder.move_aside()}")
         if not old:
-            typer.echo(f"rllib: nothing to resume in {first.path}: starting anew.")
+            typer.echo(f"rllib: no earlier training to resume in {first.path}: starting anew.")
         return None
     homes = {trial.trial_id: trial.storage.experiment_dir_name for trial in trials}
     for trial in trials:

@@ -29,30 +29,32 @@ def run(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
     """Completes the experiments with the command's options, checks them, and runs them on Tune."""
     with Interruption() as interruption:
         try:
-            failed = _run(experiments, options, interruption)
+            trials = _run(experiments, options, interruption)
         except KeyboardInterrupt:
-            failed = 0
+            trials = []
         with one_line_errors(1):
             ray.shutdown()
-    if interruption.why:
-        fail(f"{interruption.why}; the same command with --resume goes on from there.", interruption.code)
-    if failed:
+    left = [trial for trial in trials if not _finished(trial)]
+    if interruption.why and (left or not trials):
+        saved = any(trial.checkpoint for trial in left)
+        then = "; the same command with --resume goes on from there." if saved else " before anything was saved."
+        fail(f"{interruption.why}{then}", interruption.code)
+    if failed := sum(trial.status == Trial.ERROR for trial in trials):
         fail(f"{failed} trials failed; the same command with --resume goes on from their checkpoints.", 1)
 
 
-def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interruption: Interruption) -> int:
-    """Returns how many trials failed."""
+def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interruption: Interruption) -> list[Trial]:
     with one_line_errors():
         # Not None, which would join whatever cluster happens to run on this machine.
         address = options.ray_address or os.environ.get("RAY_ADDRESS", "local")
         scheduler_name, arguments = complete(experiments, options)
         for name, spec in experiments.items():
-            if not spec.get("stop"):
-                typer.echo(f"rllib: {name} goes on until it is interrupted, for it has no stop, such as timesteps_total.")
             check(name, spec, learns_here=address == "local")
             check_storage(name, spec)
             if spec.get("restore"):
                 check_checkpoint(Path(spec["restore"]))
+            if not spec.get("stop"):
+                typer.echo(f"rllib: {name} goes on until it is interrupted, for it has no stop, such as timesteps_total.")
         scheduler = create_scheduler(scheduler_name, **arguments)
         interruption.let_pause(scheduler)
         by_the_clock = checkpoint_by_default(experiments)
@@ -93,15 +95,19 @@ def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interrup
             raise OSError(f"{str(error).strip().splitlines()[-1]}; --resume goes on from the last checkpoint.") from error
     for trial in trials:
         _tell(trial)
-    return sum(trial.status == Trial.ERROR for trial in trials)
+    return trials
+
+
+def _finished(trial: Trial) -> bool:
+    """Whether it came to its stop; one that is interrupted ends without."""
+    return trial.status == Trial.TERMINATED and bool(trial.last_result.get("done"))
 
 
 def _tell(trial: Trial) -> None:
     """Prints how a trial ended and what it left."""
     if trial.status == Trial.ERROR:
         typer.echo(f"{trial}: {_reason(trial)}; the traceback is in {trial.error_file}", err=True)
-    finished = trial.status == Trial.TERMINATED and trial.last_result.get("done")
-    status = "error" if trial.status == Trial.ERROR else "terminated" if finished else "interrupted"
+    status = "error" if trial.status == Trial.ERROR else "terminated" if _finished(trial) else "interrupted"
     typer.echo(f"{trial}: {status}, results in {trial.path}")
     if trial.checkpoint:
         typer.echo(f"  {command()} evaluate {trial.checkpoint.path}")

@@ -35,7 +35,8 @@ def side_by_side(unroll_leader: Unroll, distillation: Distillation, batch: Train
 
     torch's operators release Python's lock while they run, and the steps of the GRUs run without it as a whole, so two
     losses that share no parameters keep two cores busy; a second thread *inside* every operator gains little, because
-    the steps of a recurrent network are small. The returned loss's ``backward()`` waits for the thread's gradients and passes them on.
+    the steps of a recurrent network are small. The returned loss's ``backward()`` waits for the thread's gradients and
+    passes them on.
     """
     leader = Future[AgentOutput]()
     value, gradients = Future[tuple[Tensor, Statistics]](), Future[tuple[Tensor | None, ...]]()

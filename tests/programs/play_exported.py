@@ -3,6 +3,7 @@
     play_exported.py FOLDER EPISODES.npz PACKAGE...
 
 The episodes hold what RLlib's policy saw and did: obs ``[T, N, O]``, action_mask, actions ``[T, N]`` and q ``[T, N, A]``.
+Where PettingZoo may be imported, it must be Predator-Prey, and a game of it is played.
 """
 
 import sys
@@ -21,6 +22,14 @@ for obs, mask, actions, q in zip(*(episode[name] for name in ("obs", "action_mas
     assert team.act(obs, mask).tolist() == actions.tolist()
     np.testing.assert_allclose(team.q_values[0], q, atol=1e-5)
     assert [member.act(o, m) for member, o, m in zip(members, obs, mask, strict=True)] == actions.tolist()
+if "pettingzoo" not in barred:
+    from rllib_ddn.envs import predator_prey
+
+    env = predator_prey.parallel_env(**team.description["env_config"])
+    observations, _ = env.reset(seed=1)
+    team.reset()
+    while env.agents:
+        observations, *_ = env.step(team.act(observations))
 imported = {name.split(".")[0] for name, module in sys.modules.items() if module is not None}
 assert not imported & {*barred, "ray"}, imported
 print("played", len(episode["obs"]))
