@@ -17,14 +17,19 @@ def nearest(name: object, names: Iterable[str], count: int = 1, cutoff: float = 
     return [by_lower[other] for other in difflib.get_close_matches(str(name).lower(), by_lower, n=count, cutoff=cutoff)]
 
 
-def did_you_mean(name: object, names: Iterable[str], shown: Iterable[str] | None = None, count: int = 1) -> str:
+def did_you_mean(
+    name: object, names: Iterable[str], shown: Iterable[str] | None = None, count: int = 1, otherwise: str | None = None
+) -> str:
     """The rest of a sentence on an unknown name: which are like it, or which there are.
 
     Args:
         names: all known ones.
         shown: those to tell where none is like it; by default all.
         count: how many to tell at most of those that are like it.
+        otherwise: what to say where none is like it, in place of those there are.
     """
     names = sorted(names)
     near = nearest(name, names, count, cutoff=0.6 if count == 1 else 0.5)
-    return f"did you mean {', '.join(map(repr, near))}?" if near else f"there are {', '.join(names if shown is None else shown)}."
+    if near:
+        return f"did you mean {', '.join(map(repr, near))}?"
+    return otherwise or f"there are {', '.join(names if shown is None else shown)}."

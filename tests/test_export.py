@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import re
 import types
 
 import numpy as np
@@ -182,7 +183,8 @@ def test_where_neither_torch_nor_ray_nor_gymnasium_can_be_imported(exported, tmp
 
 def test_predator_prey_is_played_where_neither_torch_nor_ray_can_be_imported(exported, tmp_path):
     np.savez(tmp_path / "episode.npz", **exported("predator_prey").episodes[0])
-    run_program("play_exported", exported("predator_prey").folder, tmp_path / "episode.npz", "torch", "ray", "onnx")
+    told = run_program("play_exported", exported("predator_prey").folder, tmp_path / "episode.npz", "torch", "ray", "onnx")
+    assert re.match(r"a game of [1-9]", told)
 
 
 def test_a_program_of_torch_plays_without_ray(tmp_path):

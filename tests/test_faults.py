@@ -102,7 +102,10 @@ def test_an_env_runner_that_hangs_or_raises_is_replaced(build, tmp_path, caplog,
     assert result["info"]["num_env_runners_hung"] == 1
     assert result["counters"]["num_episodes_lost"] == 4
     assert result["num_remote_worker_restarts"] == 2
-    hung, raised = [record.getMessage() for record in caplog.records if record.name == "rllib_ddn.rllib.faults"]
+    told = [record.getMessage() for record in caplog.records if record.name == "rllib_ddn.rllib.faults"]
+    hung, first_back, raised, second_back = told
+    assert first_back.endswith("is back")
+    assert second_back.endswith("is back")
     assert hung.endswith("has not answered for 4 s")
     assert "raised ZeroDivisionError: no such place (faulty.py, line " in raised
 
@@ -137,15 +140,22 @@ def test_without_restarts_a_failure_ends_the_training(build, tmp_path):
     refused(error)
 
 
-def test_where_failures_are_ignored_the_others_play_until_none_is_left(build, tmp_path):
+@pytest.mark.parametrize("how", ["die", "raise"])
+def test_where_failures_are_ignored_the_others_play_until_none_is_left(build, tmp_path, how):
+    def fail_one():
+        if how == "die":
+            kill(algo, slice(1))
+        else:
+            (tmp_path / "raise").touch()
+
     config = faulty_config(tmp_path, num_env_runners=2)
     algo = build(config.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=True))
     algo.train()
-    kill(algo, slice(1))
+    fail_one()
     for _ in range(3):
         algo.train()
     assert healthy(algo) == 1
-    kill(algo, slice(1))
+    fail_one()
     with pytest.raises(
         EnvRunnersError, match=r"no env runner is left, and Ray restarts none\. The last failure: env runner"
     ) as error:

@@ -96,22 +96,31 @@ def test_interrupted_twice_then_finished_without_a_gap(tmp_path):
             check_checkpoint(Path(line.split()[-1]))
 
 
+GOES_ON = "rllib: interrupted; the same command with --resume goes on from there."
+NOTHING = "rllib: interrupted; nothing new was saved."
+
+
 @pytest.mark.parametrize(
     ("trials", "line"),
     [
-        ([], "rllib: interrupted before anything was saved."),
-        ([(Trial.PENDING, False, None)], "rllib: interrupted before anything was saved."),
-        ([(Trial.PAUSED, False, "checkpoint")], "rllib: interrupted; the same command with --resume goes on from there."),
+        ([], NOTHING),
+        ([(Trial.PENDING, False, None)], NOTHING),
+        ([(Trial.PAUSED, False, "checkpoint")], GOES_ON),
+        ([(Trial.TERMINATED, True, "checkpoint"), (Trial.PENDING, False, None)], GOES_ON),
         ([(Trial.TERMINATED, True, "checkpoint")], None),  # the iteration that it waited for was the last
     ],
 )
-def test_an_interruption_says_what_is_left(monkeypatch, capsys, trials, line):
-    def end(experiments, options, interruption):
+@pytest.mark.parametrize("late", [False, True])
+def test_an_interruption_says_what_is_left(monkeypatch, capsys, trials, line, late):
+    def end(experiments, options, interruption, ran):
         interruption.why, interruption.code = "interrupted", 130
-        return [SimpleNamespace(status=status, last_result={"done": done}, checkpoint=saved) for status, done, saved in trials]
+        ran += [SimpleNamespace(status=status, last_result={"done": done}, checkpoint=saved) for status, done, saved in trials]
+        if late:  # a signal that comes when the trials have been saved
+            raise KeyboardInterrupt
 
     monkeypatch.setattr("rllib_ddn.cli.training._run", end)
     monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if line:
         with pytest.raises(typer.Exit) as ended:
             run({}, TrainOptions())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rllib_ddn
 from rllib_ddn.cli.options import fail
-from rllib_ddn.names import nearest
+from rllib_ddn.names import did_you_mean
 
 FOLDER = Path(rllib_ddn.__file__).parent / "tuned_examples"
 
@@ -21,8 +21,7 @@ def file_of(name: str) -> Path:
     """An example's file."""
     known = names()
     if name.removesuffix(".yaml") not in known:
-        near = nearest(name, known, count=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(map(repr, near))}?" if near else "`rllib example list` shows all."
+        hint = did_you_mean(name, known, count=3, otherwise="`rllib example list` shows all.")
         fail(f"there is no example {name!r}; {hint}")
     return FOLDER / f"{name.removesuffix('.yaml')}.yaml"
 

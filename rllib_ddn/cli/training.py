@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -28,22 +29,22 @@ from rllib_ddn.cli.resume import check_checkpoint, prepare
 def run(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
     """Completes the experiments with the command's options, checks them, and runs them on Tune."""
     with Interruption() as interruption:
-        try:
-            trials = _run(experiments, options, interruption)
-        except KeyboardInterrupt:
-            trials = []
+        trials: list[Trial] = []
+        with contextlib.suppress(KeyboardInterrupt):
+            _run(experiments, options, interruption, trials)
         with one_line_errors(1):
             ray.shutdown()
     left = [trial for trial in trials if not _finished(trial)]
     if interruption.why and (left or not trials):
-        saved = any(trial.checkpoint for trial in left)
-        then = "; the same command with --resume goes on from there." if saved else " before anything was saved."
-        fail(f"{interruption.why}{then}", interruption.code)
+        saved = any(trial.checkpoint for trial in trials)
+        then = "the same command with --resume goes on from there" if saved else "nothing new was saved"
+        fail(f"{interruption.why}; {then}.", interruption.code)
     if failed := sum(trial.status == Trial.ERROR for trial in trials):
         fail(f"{failed} trials failed; the same command with --resume goes on from their checkpoints.", 1)
 
 
-def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interruption: Interruption) -> list[Trial]:
+def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interruption: Interruption, trials: list[Trial]) -> None:
+    """Puts the trials that ran into the list."""
     with one_line_errors():
         # Not None, which would join whatever cluster happens to run on this machine.
         address = options.ray_address or os.environ.get("RAY_ADDRESS", "local")
@@ -71,7 +72,7 @@ def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interrup
         interruption.listen()
     with one_line_errors(1):
         try:
-            trials = run_experiments(
+            trials += run_experiments(
                 experiments,
                 scheduler=scheduler,
                 callbacks=[
@@ -95,7 +96,6 @@ def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interrup
             raise OSError(f"{str(error).strip().splitlines()[-1]}; --resume goes on from the last checkpoint.") from error
     for trial in trials:
         _tell(trial)
-    return trials
 
 
 def _finished(trial: Trial) -> bool:

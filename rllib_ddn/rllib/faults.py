@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
@@ -27,8 +28,6 @@ from rllib_ddn.team import TeamEnvError
 _POLL_S = 0.5  # between two looks at env runners that are awaited
 
 _logger = logging.getLogger(__name__)
-
-Call: TypeAlias = ray.ObjectRef | RayError  # under way, or not taken
 
 
 class EnvRunnersError(RuntimeError):
@@ -73,10 +72,10 @@ class Runners:
         self.group, self.config = group, config
         self.failures_in_a_row = self.hung = 0
         self._manager = group._worker_manager
-        self._asked: dict[int, Call] = {}
-        self._pinged: dict[int, Call] = {}  # of those that are out of service
+        self._asked: dict[int, ray.ObjectRef] = {}
+        self._pinged: dict[int, ray.ObjectRef] = {}  # those that are out of service
         self._anew: set[int] = set()  # those that came back since they were asked
-        self._gone: dict[int, str] = {}  # those that Ray will not start again
+        self._gone: set[int] = set()  # those that Ray will not start again
         self._last = ""  # the last failure, as a line
 
     @property
@@ -137,10 +136,13 @@ class Runners:
                 ray.kill(self._manager.actors()[runner], no_restart=False)
             elif runner not in ended:  # found dead by another call
                 failures[runner] = Failure("has died")
-            elif isinstance(ended[runner], RayError):
+            elif isinstance(ended[runner], RayActorError):
                 failures[runner] = Failure(_one_line(ended[runner]))
                 if runner not in self._anew:
                     self._manager.set_actor_state(runner, healthy=False)
+            elif isinstance(ended[runner], RayError):  # it lives, but what it returned cannot be had
+                failures[runner] = Failure(f"gave {type(ended[runner]).__name__}: {str(ended[runner]).strip().splitlines()[-1]}")
+                self._end(runner)
             elif isinstance(ended[runner], Failure):
                 failures[runner] = ended[runner]
                 self._end(runner)
@@ -164,14 +166,14 @@ class Runners:
                 f"num_consecutive_env_runner_failures_tolerance is {tolerated}. The last: {self._last}"
             )
 
-    def bring_back(self, wait: bool) -> bool:
+    def bring_back(self, wait: bool) -> list[int]:
         """Asks those that are out of service whether they are back, without waiting for an answer.
 
         Args:
             wait: where none is left, whether to wait until one is back.
 
         Returns:
-            Whether any has come back.
+            Those that have come back, which know nothing of the training yet.
 
         Raises:
             EnvRunnersError: none is left, and none will come back: Ray does not start them again, or has not within
@@ -189,11 +191,11 @@ class Runners:
                 raise EnvRunnersError(
                     f"no env runner has come back for {limit:g} s (env_runner_restore_timeout_s). The last failure: {self._last}"
                 )
-            self._look(_POLL_S)
-        return True
+            back += self._look(_POLL_S)
+        return back
 
-    def _look(self, seconds: float) -> bool:
-        """Pings those that are out of service; returns whether any has answered."""
+    def _look(self, seconds: float) -> list[int]:
+        """Pings those that are out of service; returns which have answered."""
         healthy = set(self.healthy())
         lost = [runner for runner in self._manager.actor_ids() if runner not in healthy and runner not in self._gone]
         # One that still starts, or waits for room on a node, answers later: its ping stays under way.
@@ -203,28 +205,24 @@ class Runners:
         for runner in back:
             self._manager.set_actor_state(runner, healthy=True)
             self._manager._num_actor_restarts += 1  # among the results as num_remote_worker_restarts
+            _logger.warning("env runner %d is back", runner)
         self._anew.update(back)
         for runner, answer in ended.items():
             if isinstance(answer, ActorDiedError):
-                self._gone[runner] = _one_line(answer)
-                _logger.error("env runner %d %s; Ray does not start it again.", runner, self._gone[runner])
+                self._gone.add(runner)
+                _logger.error("env runner %d %s; Ray does not start it again.", runner, _one_line(answer))
         self._pinged = {runner: ping for runner, ping in pings.items() if runner not in ended}
         if ended and seconds and not back:
             time.sleep(seconds)  # Ray answers at once that there is nobody yet
-        return bool(back)
+        return back
 
     def _end(self, runner: int) -> None:
         """Lets an env runner end as RLlib lets one in which a call has failed, after ``delay_between_env_runner_restarts_s``."""
         self._manager.set_actor_state(runner, healthy=False)
-        self._send(runner, _fail)
+        self._send(runner, _end_itself)
 
-    def _send(self, runner: int, call: Callable[[Any], Any]) -> Call:
-        try:
-            return self._manager.actors()[runner].apply.remote(call)
-        except Exception as error:
-            if type(error) is not Exception:
-                raise
-            return ActorUnavailableError(str(error), None)  # older versions of Ray refuse to call one whose node has died
+    def _send(self, runner: int, call: Callable[[Any], Any]) -> ray.ObjectRef:
+        return self._manager.actors()[runner].apply.remote(call)
 
     def _judge(self, failures: dict[int, Failure], any_result: bool) -> None:
         config = self.config
@@ -239,15 +237,12 @@ class Runners:
                 self.count(Failure(line))
 
 
-def _ended(calls: dict[int, Call], timeout_s: float | None) -> dict[int, Any]:
-    """What those calls returned that end within some seconds, all of them for None; a RayError of an env runner that died."""
-    under_way = [call for call in calls.values() if isinstance(call, ray.ObjectRef)]
-    ready = set(ray.wait(under_way, num_returns=len(under_way), timeout=timeout_s)[0]) if under_way else set()
+def _ended(calls: dict[int, ray.ObjectRef], timeout_s: float | None) -> dict[int, Any]:
+    """What those calls returned, or which RayError they ended in, that end within some seconds; all of them for None."""
+    ready = set(ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s)[0]) if calls else set()
     ended: dict[int, Any] = {}
     for runner, call in calls.items():
-        if isinstance(call, RayError):
-            ended[runner] = call
-        elif call in ready:
+        if call in ready:
             try:
                 ended[runner] = ray.get(call)
             except RayError as error:
@@ -269,11 +264,13 @@ def _guarded(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return guarded
 
 
-def _fail(runner: Any) -> None:
-    raise EnvRunnersError("this env runner's env has raised; it ends.")
+def _end_itself(runner: Any) -> None:
+    if runner.config.restart_failed_env_runners:
+        time.sleep(runner.config.delay_between_env_runner_restarts_s)
+    sys.exit(1)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: RayActorError) -> str:
     if isinstance(error, ActorUnavailableError):
         return "has died"  # Ray's text tells of its connection
     text = " ".join(str(error).split())

@@ -131,7 +131,6 @@ ACCEPTED: dict[str, Accepts] = {
     # Env runners and faults.
     "create_env_on_local_worker": FLAG,
     "validate_env_runners_after_construction": FLAG,
-    "max_requests_in_flight_per_env_runner": COUNT,
     "restart_failed_env_runners": FLAG,
     "ignore_env_runner_failures": FLAG,
     "restart_failed_sub_environments": FLAG,
@@ -185,6 +184,7 @@ ACCEPTED: dict[str, Accepts] = {
 # Why a key has no meaning here, by its name or by how its name begins.
 _LEARNERS = "the learner is one process, with num_cpus_for_main_process cores and num_gpus GPUs"
 _ROUNDS = "env runners play whole episodes, one in each of num_envs_per_env_runner sub-environments per round"
+_CALLS = "an env runner has one round under way"
 _UPDATES = "an update takes train_batch_size episodes, and updates_per_episode are made for each that is played"
 _VECTORS = "observations are taken as the env gives them"
 _DISCRETE = "actions are discrete"
@@ -195,6 +195,7 @@ _REASONS = {
     **dict.fromkeys(("num_learners", "num_gpus_per_learner", "num_cpus_per_learner", "custom_resources_per_learner"), _LEARNERS),
     **dict.fromkeys(("num_aggregator_actors_per_learner", "max_requests_in_flight_per_learner", "local_gpu_idx"), _LEARNERS),
     **dict.fromkeys(("rollout_fragment_length", "sample_collector", "remote_env_batch_wait_ms", "gym_env_vectorize_mode"), _ROUNDS),
+    "max_requests_in_flight_per_env_runner": _CALLS,
     **dict.fromkeys(("episode_lookback_horizon", "episodes_to_numpy", "compress_observations"), _ROUNDS),
     **dict.fromkeys(("num_epochs", "minibatch_size", "shuffle_batch_per_epoch"), _UPDATES),
     **dict.fromkeys(("observation_space", "action_space"), "the spaces are the env's"),

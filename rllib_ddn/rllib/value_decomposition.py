@@ -218,7 +218,18 @@ class ValueDecomposition(Algorithm):
         """
         training = env_runner_group is self.env_runner_group
         back = (self.runners if training else self.eval_runners).bring_back(wait=training)
-        return super().restore_env_runners(env_runner_group) if back else []
+        if back:  # RLlib's own way of bringing them up to date asks the others that are out of service, too, and waits for them
+            state = self.env_runner.get_state()
+            for policy in state["policy_states"].values():
+                policy.pop("connector_configs", None)
+            held = ray.put(state)
+            env_runner_group.foreach_env_runner(
+                lambda runner: runner.set_state(ray.get(held)),
+                remote_worker_ids=back,
+                local_env_runner=False,
+                timeout_seconds=self.config.env_runner_restore_timeout_s,
+            )
+        return back
 
     @override(Algorithm)
     def step(self) -> dict[str, Any]:

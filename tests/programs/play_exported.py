@@ -28,8 +28,11 @@ if "pettingzoo" not in barred:
     env = predator_prey.parallel_env(**team.description["env_config"])
     observations, _ = env.reset(seed=1)
     team.reset()
+    steps = 0
     while env.agents:
         observations, *_ = env.step(team.act(observations))
+        steps += 1
+    print("a game of", steps)
 imported = {name.split(".")[0] for name, module in sys.modules.items() if module is not None}
 assert not imported & {*barred, "ray"}, imported
 print("played", len(episode["obs"]))
