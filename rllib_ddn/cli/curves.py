@@ -204,7 +204,8 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
             if crowded:
                 figure.legend(fontsize="small", loc="outside right upper")
             else:
-                axes.legend(fontsize="small", ncols=1 if len(its) < 5 else 2)
+                narrow = max(len(curve.label) for curve in its) < 20
+                axes.legend(fontsize="small", ncols=2 if narrow and len(its) > 4 else 1)
         figure.suptitle(title, fontsize="medium")
         note = f"Each point: the mean of the evaluations in the {window:,.0f} env steps before it."
         if any(len(curve.seeds) > 1 for curve in shown):
