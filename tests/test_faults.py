@@ -66,8 +66,7 @@ def test_when_all_are_killed_the_iteration_ends_with_those_that_come_back(build)
 
 def test_nobody_waits_for_one_that_is_killed(build, tmp_path):
     """It cannot come back before the file ``wait`` is gone."""
-    config = faulty_config(tmp_path, num_env_runners=2)
-    algo = build(config.fault_tolerance(env_runner_health_probe_timeout_s=600))
+    algo = build(faulty_config(tmp_path, num_env_runners=2))
     algo.train()
     (tmp_path / "wait").touch()
     kill(algo, slice(1))

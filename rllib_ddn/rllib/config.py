@@ -181,8 +181,6 @@ class ValueDecompositionConfig(AlgorithmConfig):
         self.env_runner_cls = TeamEnvRunner
         self.batch_mode = "complete_episodes"
         self._disable_preprocessor_api = True  # observations stay in the env's dtype
-        # How long the others wait, once an env runner is back, for more to be.
-        self.env_runner_health_probe_timeout_s = 1.0
         self.evaluation_config = {"explore": False}
 
     @property

@@ -136,7 +136,6 @@ ACCEPTED: dict[str, Accepts] = {
     "restart_failed_sub_environments": FLAG,
     "max_num_env_runner_restarts": COUNT_OR_0,
     "num_consecutive_env_runner_failures_tolerance": COUNT_OR_0,
-    "env_runner_health_probe_timeout_s": AT_LEAST_0,
     "env_runner_restore_timeout_s": AT_LEAST_0,
     # Evaluation.
     "evaluation_config": Accepts(
@@ -185,6 +184,7 @@ ACCEPTED: dict[str, Accepts] = {
 _LEARNERS = "the learner is one process, with num_cpus_for_main_process cores and num_gpus GPUs"
 _ROUNDS = "env runners play whole episodes, one in each of num_envs_per_env_runner sub-environments per round"
 _CALLS = "an env runner has one round under way"
+_PINGS = "nobody waits for an env runner that is asked whether it is back"
 _UPDATES = "an update takes train_batch_size episodes, and updates_per_episode are made for each that is played"
 _VECTORS = "observations are taken as the env gives them"
 _DISCRETE = "actions are discrete"
@@ -196,6 +196,7 @@ _REASONS = {
     **dict.fromkeys(("num_aggregator_actors_per_learner", "max_requests_in_flight_per_learner", "local_gpu_idx"), _LEARNERS),
     **dict.fromkeys(("rollout_fragment_length", "sample_collector", "remote_env_batch_wait_ms", "gym_env_vectorize_mode"), _ROUNDS),
     "max_requests_in_flight_per_env_runner": _CALLS,
+    "env_runner_health_probe_timeout_s": _PINGS,
     **dict.fromkeys(("episode_lookback_horizon", "episodes_to_numpy", "compress_observations"), _ROUNDS),
     **dict.fromkeys(("num_epochs", "minibatch_size", "shuffle_batch_per_epoch"), _UPDATES),
     **dict.fromkeys(("observation_space", "action_space"), "the spaces are the env's"),

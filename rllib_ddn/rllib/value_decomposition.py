@@ -219,6 +219,7 @@ class ValueDecomposition(Algorithm):
         training = env_runner_group is self.env_runner_group
         back = (self.runners if training else self.eval_runners).bring_back(wait=training)
         if back:  # RLlib's own way of bringing them up to date asks the others that are out of service, too, and waits for them
+            self._counters["total_num_restored_workers"] += len(back)
             state = self.env_runner.get_state()
             for policy in state["policy_states"].values():
                 policy.pop("connector_configs", None)

@@ -3,7 +3,7 @@
     play_exported.py FOLDER EPISODES.npz PACKAGE...
 
 The episodes hold what RLlib's policy saw and did: obs ``[T, N, O]``, action_mask, actions ``[T, N]`` and q ``[T, N, A]``.
-Where PettingZoo may be imported, it must be Predator-Prey, and a game of it is played.
+Where PettingZoo may be imported, the env must be Predator-Prey, and a game of it is played.
 """
 
 import sys
