@@ -104,12 +104,21 @@ def test_the_loop_without_pythons_lock_is_the_same_bit_for_bit(monkeypatch):
         assert all(map(torch.equal, *results))
 
 
-def test_the_gru_of_a_gpu_is_the_same():
+def test_the_gru_of_a_gpu_is_the_same(monkeypatch):
+    """Forward and backward. cuDNN refuses a backward pass where ``train`` is False; a CPU does not look at it."""
     torch.manual_seed(0)
     weights = tuple(torch.nn.GRU(4, 5).parameters())
-    x, h0 = torch.randn(3 * 6, 4), torch.randn(3, 5)
-    for ours, theirs in zip(_dense_gru(x, h0, weights, 6), gru(x, h0, weights, [3] * 6), strict=True):
-        torch.testing.assert_close(ours, theirs)
+    x, h0 = torch.randn(3 * 6, 4, requires_grad=True), torch.randn(3, 5, requires_grad=True)
+    theirs, given = torch.gru, []
+    monkeypatch.setattr(torch, "gru", lambda *arguments: given.append(arguments) or theirs(*arguments))
+    results = []
+    for states, last in (_dense_gru(x, h0, weights, 6), gru(x, h0, weights, [3] * 6)):
+        loss = states.square().sum() + last.sum()
+        results.append((states, last, *torch.autograd.grad(loss, [x, h0, *weights])))
+    for ours, packed in zip(*results, strict=True):
+        torch.testing.assert_close(ours, packed)
+    ((*_, has_biases, layers, dropout, train, bidirectional, batch_first),) = given
+    assert (has_biases, layers, dropout, train, bidirectional, batch_first) == (True, 1, 0.0, True, False, False)
 
 
 def test_greedy_actions_respect_the_mask():

@@ -40,7 +40,9 @@ def gru(x: Tensor, hidden: Tensor, weights: tuple[Tensor, ...], sizes: list[int]
 
 def _dense_gru(x: Tensor, hidden: Tensor, weights: tuple[Tensor, ...], steps: int) -> tuple[Tensor, Tensor]:
     """Sequences of one length, as :func:`gru` has them, with torch's own GRU: on a GPU that is cuDNN's."""
-    states, last = torch.gru(x.view(steps, len(hidden), -1), hidden[None], weights, True, 1, 0.0, False, False, False)
+    rows = x.view(steps, len(hidden), -1)  # [T, R, X]
+    # has_biases, num_layers, dropout, train, bidirectional, batch_first: cuDNN has gradients only where it is told to train.
+    states, last = torch.gru(rows, hidden[None], weights, True, 1, 0.0, True, False, False)
     return states.flatten(0, 1), last[0]
 
 
