@@ -17,7 +17,7 @@ Statistics = dict[str, Tensor]  # scalars by name, detached; none is dropped on 
 
 
 def merged(statistics: Statistics, more: Statistics) -> Statistics:
-    """Both, as detached tensors.
+    """Both, as detached float tensors.
 
     Raises:
         ValueError: they share a name.
@@ -25,7 +25,7 @@ def merged(statistics: Statistics, more: Statistics) -> Statistics:
     for name in more:
         if name in statistics:
             raise ValueError(f"two parts of an update log the statistic {name!r}: give one of them another name.")
-    return {**statistics, **{name: torch.as_tensor(value).detach() for name, value in more.items()}}
+    return {**statistics, **{name: torch.as_tensor(value).detach().float() for name, value in more.items()}}
 
 
 def check_shape(values: Tensor, like: Tensor, what: str) -> None:

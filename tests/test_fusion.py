@@ -42,10 +42,10 @@ def test_gradients_by_finite_differences(kind):
     x = x[:, 0] if kind is PersonalizationFusionBlock else x
     names = [name for name, _ in block.named_parameters()]
 
-    def output(*parameters):
+    def output(x, z, *parameters):
         return torch.func.functional_call(block, dict(zip(names, parameters, strict=True)), (x, z))
 
-    assert torch.autograd.gradcheck(output, tuple(p.detach().requires_grad_() for p in block.parameters()))
+    assert torch.autograd.gradcheck(output, tuple(t.detach().requires_grad_() for t in (x, z, *block.parameters())))
 
 
 def one_hots(*shape, density=0.08):

@@ -12,10 +12,11 @@ from support.configs import learner_stats, small_config
 
 
 class Attached(DistillationTerm):
-    """Does not detach the leader by itself, and logs a plain number."""
+    """Does not detach the leader by itself, and logs plain numbers."""
 
     def __call__(self, follower, leader, batch):
-        return (follower.q - leader.q).square().mean(), {"a_number": 0.5}
+        count = batch.valid.bool().sum()  # int64
+        return (follower.q - leader.q).square().mean(), {"a_number": 0.5, "a_count": count, "a_flag": True}
 
 
 @pytest.mark.parametrize("cores", [1, 2])
@@ -28,6 +29,8 @@ def test_no_term_reaches_the_leader(build, cores):
             statistics = learner_stats(algo.train())
         policies.append(algo.get_policy())
     assert statistics["a_number"] == 0.5
+    assert statistics["a_flag"] == 1
+    assert statistics["a_count"] > 1
     plain, attached = (policy.model.state_dict() for policy in policies)
     assert all(torch.equal(plain[name], attached[name]) for name in plain if name.startswith("host."))
     different = [name for name in plain if not torch.equal(plain[name], attached[name])]
@@ -149,6 +152,12 @@ class DoubleLog(DistillationTerm):
         return follower.q.mean(), {"loss_global": torch.zeros(())}
 
 
+class MixersDoubleLog(MIXERS["vdn"]):
+    def loss(self, *arguments):
+        loss, statistics = super().loss(*arguments)
+        return loss, {**statistics, "target_mean": loss.detach()}
+
+
 class PickyMixer(MIXERS["vdn"]):
     def __init__(self, sizes, depth):
         super().__init__(sizes)
@@ -194,6 +203,7 @@ class Number(Mixer):
         ),
         ({"mixer": NoSizes}, r"mixer: NoSizes\(sizes, \*\*{}\) fails: TypeError: .* takes 1 positional argument but 2 were given"),
         ({"mixer": Misspelt}, r"trial update with mixer=Misspelt fails: AttributeError: .* no attribute 'quality'"),
+        ({"mixer": MixersDoubleLog}, r"two parts of an update log the statistic 'target_mean'"),
         ({"mixer": Number}, r"trial update with mixer=Number fails: AttributeError: 'int' object has no attribute 'shape'"),
         ({"targets": len}, r"trial update with targets=len fails: TypeError: "),
         ({"mixer": Column}, r"Column's value of a joint action has the shape \[2, 1\], but there are \[2\] steps"),

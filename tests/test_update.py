@@ -133,11 +133,21 @@ def test_learning_side_by_side_is_the_same_bit_for_bit(build):
             assert a is None or torch.equal(a, b)
 
 
-@pytest.mark.parametrize(("cores", "executor"), [(1, in_turn), (2, side_by_side)])
-def test_two_cores_learn_side_by_side(build, cores, executor):
-    config = small_config()
+@pytest.mark.parametrize(
+    ("cores", "options", "executor", "threads"),
+    [
+        (1, {}, in_turn, 1),
+        (2, {}, side_by_side, 1),
+        (2, {"leader_timesteps": 100}, in_turn, 2),  # one of them learns, with both cores
+        (2, {"block_loss_coeff": 0.0, "q_loss_coeff": 0.0, "feature_loss_coeff": 0.0}, in_turn, 2),
+    ],
+)
+def test_two_cores_learn_side_by_side(build, cores, options, executor, threads):
+    config = small_config(**options)
     config.num_cpus_for_main_process = cores
-    assert build(config).get_policy().executor is executor
+    policy = build(config).get_policy()
+    assert policy.executor is executor
+    assert policy.learner_threads == threads
 
 
 def test_torchs_threads_are_set_before_the_first_update(build, monkeypatch):

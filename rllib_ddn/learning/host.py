@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rllib_ddn.learning.batch import TrainBatch
 from rllib_ddn.learning.targets import Targets, td_targets
-from rllib_ddn.losses import Statistics, check_shape, masked_mean
+from rllib_ddn.losses import Statistics, check_shape, masked_mean, merged
 from rllib_ddn.networks.agent import AgentOutput, TeamNetwork
 from rllib_ddn.networks.mixers.mixer import Mixer, greedy_actions
 
@@ -56,7 +56,7 @@ class Host(nn.Module):
             y = self.targets(rewards, greedy_value, batch, self.gamma)
             check_shape(y, rewards, "what targets() returns")
         loss, statistics = self.mixer.loss(batch.team(online, batch.actions), y, greedy_value, batch.valid)
-        return loss, {"loss_global": loss.detach(), "target_mean": masked_mean(y, batch.valid), **statistics}
+        return loss, merged({"loss_global": loss.detach(), "target_mean": masked_mean(y, batch.valid)}, statistics)
 
     @torch.no_grad()
     def update_target(self, tau: float = 1.0) -> None:

@@ -68,8 +68,8 @@ class IntrinsicReward(nn.Module, ABC):
             return
         sums, valid = self._discounted_sums(self.novelty(batch), batch), batch.valid
         count = valid.sum()
-        mean = (sums * valid).sum() / count
-        square = ((sums - mean).square() * valid).sum()
+        mean = masked_mean(sums, valid)
+        square = masked_mean((sums - mean).square(), valid) * count
         total, delta = self.count + count, mean - self.mean
         self.square += square + delta.square() * self.count * count / total
         self.mean += delta * count / total

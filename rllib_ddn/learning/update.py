@@ -85,17 +85,17 @@ def compute_update(
     rewards = batch.rewards
     if intrinsic is not None:
         intrinsic.observe(batch)
-        bonus = intrinsic.reward(batch)  # Equation 9, before the predictor learns from these states
-        update.statistics = intrinsic.statistics(bonus, batch)
         if add_intrinsic_reward:
+            bonus = intrinsic.reward(batch)  # Equation 9, before the predictor learns from these states
             rewards = rewards + bonus  # line 20, Equation 10
+            update.statistics = merged({}, intrinsic.statistics(bonus, batch))
 
     if HOST in learners:
-        update.add(HOST, *host.td_loss(leader, rewards, batch))  # lines 19 and 21, Equation 5
+        update.add(HOST, *host.td_loss(leader, rewards, batch))  # line 22, Equation 5
     if follower_loss is not None:
-        update.add(FOLLOWER, *follower_loss())  # Equations 6 and 7
+        update.add(FOLLOWER, *follower_loss())  # line 23, Equations 6 and 7
     if intrinsic is not None and INTRINSIC in learners and intrinsic.trained():
-        update.add(INTRINSIC, *intrinsic.loss(batch))  # Equation 8
+        update.add(INTRINSIC, *intrinsic.loss(batch))  # line 24, Equation 8
     return update
 
 

@@ -109,8 +109,7 @@ class _PerRowFusion(torch.autograd.Function):
     """``sum_k h_k (x A_k) + b`` where every row m has an x of its own.
 
     Rows are taken in chunks, so that what is made of their products x A_k finds them in the cache. All products are
-    kept for the backward pass: to compute one number of them again takes X operations. No gradient is given to x,
-    which is data. The result is written into b.
+    kept for the backward pass: to compute one number of them again takes X operations. The result is written into b.
     """
 
     CHUNK = 512
@@ -123,22 +122,25 @@ class _PerRowFusion(torch.autograd.Function):
             torch.mm(x[rows], kernels, out=products[rows].flatten(1))
             for weight, product in zip(h[rows].split(1, 1), products[rows].unbind(1), strict=True):
                 b[rows].addcmul_(weight, product)  # torch's batched products are slow where each is as small as this
-        ctx.save_for_backward(x, h, products)
+        ctx.save_for_backward(x, h, products, kernels)
         ctx.mark_dirty(b)
         return b
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):
-        x, h, products = ctx.saved_tensors
+        x, h, products, kernels = ctx.saved_tensors
         grad = grads[0]  # [M, D]
-        d_h, d_kernels = torch.empty_like(h), x.new_zeros(x.shape[1], products[0].numel())
+        d_h, d_kernels = torch.empty_like(h), torch.zeros_like(kernels)
+        d_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None  # not where x is data, as an observation is
         for rows in _PerRowFusion._chunks(x):
             g = grad[rows].unsqueeze(1)  # [chunk, 1, D]
             torch.bmm(products[rows], g.transpose(1, 2), out=d_h[rows].unsqueeze(2))
             d_products = h[rows].unsqueeze(2) * g  # [chunk, K, D]
             d_kernels.addmm_(x[rows].t(), d_products.flatten(1))
-        return None, d_h, grad, d_kernels
+            if d_x is not None:
+                torch.mm(d_products.flatten(1), kernels.t(), out=d_x[rows])
+        return d_x, d_h, grad, d_kernels
 
     @staticmethod
     def _chunks(x: Tensor) -> Iterator[slice]:

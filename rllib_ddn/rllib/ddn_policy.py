@@ -30,7 +30,8 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
 
     def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
         super().__init__(observation_space, action_space, config)
-        overlaps = config["num_cpus_for_main_process"] > 1 and self.device.type == "cpu"
+        together = config["leader_timesteps"] is None and bool(self.model.distillation.terms)  # whether both learn in an update
+        overlaps = together and config["num_cpus_for_main_process"] > 1 and self.device.type == "cpu"
         self.executor: Executor = side_by_side if overlaps else in_turn
 
     OPTIMIZER_KEYS = {

@@ -42,6 +42,7 @@ class ValueDecompositionPolicy(TorchPolicyV2):
     def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
         self.spec = TeamSpec.from_spaces(observation_space, action_space)
         self._gradient_norms: dict[str, Tensor] = {}
+        self._learned: Collection[str] = ()  # who has a loss in the update under way
         self._rng = np.random.default_rng(config["seed"])  # explores in compute_actions() alone
         super().__init__(observation_space, action_space, config)
 
@@ -220,6 +221,7 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         """The host's loss, where it learns; the model's ``custom_loss`` finds the others at the train batch."""
         batch = make_batch(train_batch, model.local_input)
         train_batch.computed = update = self.compute_update(model, batch, self.learners())
+        self._learned = tuple(update.losses)
         model.tower_stats.clear()
         model.tower_stats.update(update.statistics)
         return [update.losses[HOST]] if HOST in update.losses else []
@@ -252,7 +254,7 @@ class ValueDecompositionPolicy(TorchPolicyV2):
             DivergenceError: a gradient is not finite; nothing is changed.
         """
         for learner, parameters in self.model.trained().items():
-            if learner not in self.learners():
+            if learner not in self._learned:
                 for parameter in parameters:
                     parameter.grad = None  # an optimizer may move parameters whose gradients are zeros
         norms = clip_gradients(self.optimizers, self.config["grad_clip"])
