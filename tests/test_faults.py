@@ -48,7 +48,10 @@ def refused(error):
 
 
 def test_when_all_are_killed_the_iteration_ends_with_those_that_come_back(build):
-    algo = build(small_config().env_runners(num_env_runners=2))
+    recreated = []
+    config = small_config().env_runners(num_env_runners=2)
+    config.callbacks(on_env_runners_recreated=lambda *, env_runner_indices, **_: recreated.extend(env_runner_indices))
+    algo = build(config)
     for _ in range(3):
         algo.train()
     before = algo.get_policy().num_grad_updates
@@ -59,6 +62,7 @@ def test_when_all_are_killed_the_iteration_ends_with_those_that_come_back(build)
     result = train_until_all_are_back(algo)
     assert result["counters"]["num_episodes_lost"] == 4
     assert result["num_remote_worker_restarts"] == 2
+    assert sorted(recreated) == [1, 2]
     held = algo.local_replay_buffer.sample(min(30, len(algo.local_replay_buffer)), np.random.default_rng(0))
     starts = [row.tobytes() for row in held["state"][:, 0]]
     assert len(set(starts)) == len(starts)  # the replacements repeat no episode
@@ -83,7 +87,6 @@ def test_nobody_waits_for_one_that_is_killed(build, tmp_path):
 @pytest.mark.parametrize("ahead", [False, True])
 def test_an_env_runner_that_hangs_or_raises_is_replaced(build, tmp_path, caplog, ahead):
     config = faulty_config(tmp_path, num_env_runners=2, sample_timeout_s=4.0).training(sample_ahead=ahead)
-    config.metrics_episode_collection_timeout_s = 1.0  # RLlib waits for metrics of who plays ahead
     algo = build(config)
     for _ in range(3):
         algo.train()
@@ -185,6 +188,17 @@ def test_a_failed_sub_environment_is_made_anew_and_the_others_play_on(build, tmp
     refused(error)
 
 
+def test_each_played_episode_is_among_the_metrics_once(build, tmp_path):
+    """Also where the next round is under way when an iteration ends; nobody waits for it then."""
+    algo = build(faulty_config(tmp_path, num_env_runners=2).training(sample_ahead=True))
+    counted = 0
+    for _ in range(4):
+        result = algo.train()
+        counted += result["env_runners"]["num_episodes"]
+        assert counted == result["counters"]["num_episodes_sampled"]
+    assert algo.runners.asked == 2
+
+
 @ray.remote(max_restarts=-1)
 class Runner(FaultAwareApply):
     """What a group of env runners asks for its calls."""
@@ -206,6 +220,14 @@ def test_one_that_died_and_is_back_before_it_is_waited_for_did_not_hang():
     assert [failure.why[:8] for failure in failures] == ["has died"]
     assert (runners.hung, runners.failures_in_a_row, runners.healthy()) == (0, 1, [runner])
     assert manager.total_num_restarts() == 1
+    runners.ask(lambda runner: 1 / 0)
+    ray.wait(list(runners._asked.values()))
+    ray.kill(manager.actors()[runner], no_restart=False)  # after it has answered
+    manager.set_actor_state(runner, healthy=False)
+    assert runners.bring_back(wait=True)
+    results, failures = runners.answers(60.0)
+    assert [failure.why[:24] for failure in failures] == ["raised ZeroDivisionError"]
+    assert runners.healthy() == [runner]  # it is another one that raised
     runners.ask(lambda runner: "episodes")
     assert runners.answers(60.0) == (["episodes"], [])
 

@@ -97,7 +97,9 @@ class ValueDecompositionConfig(AlgorithmConfig):
         'and torch\'s arguments of it, such as ``{"type": "adam", "eps": 1e-5}``.',
     )
     double_q: bool = key(True, FLAG, "whether the online network chooses the targets' actions; else the target network does.")
-    target_update_interval_episodes: int = key(50, COUNT, "sampled episodes between updates of the targets; the paper's: 200.")
+    target_update_interval_episodes: int = key(
+        50, COUNT, "sampled episodes between updates of the targets, of which a round has one at most; the paper's: 200."
+    )
     target_update_interval_updates: int | None = key(
         None, COUNT.or_none(), "learning updates between updates of the targets; replaces ``target_update_interval_episodes``."
     )

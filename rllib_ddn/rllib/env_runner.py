@@ -32,9 +32,9 @@ class TeamEnvRunner(RolloutWorker):
     All sub-environments' agents act in one call of the network. An env that can step all games at
     once does so (see :class:`rllib_ddn.envs.vector.VectorTeamEnv`); any other is stepped in a loop.
 
-    An episode depends on the config's seed, the runner's index, the episode's number and the
-    weights, and on nothing else: its env seed and its exploration are derived from these. That
-    is what makes a restored run continue exactly.
+    An episode depends on the config's seed, the runner's index, the episode's number, the
+    weights and epsilon, and on nothing else: its env seed and its exploration are derived from
+    these. That is what makes a restored run continue exactly.
 
     RLlib's callbacks are called as its own sampler calls them, with an ``EpisodeV2``;
     ``on_episode_step`` only if there is one. ``on_sample_end`` gets the round's episode-major
@@ -206,9 +206,13 @@ class TeamEnvRunner(RolloutWorker):
 
     @override(RolloutWorker)
     def get_metrics(self) -> list[RolloutMetrics]:
-        """Metrics of the episodes sampled since the last call."""
+        """Metrics of the episodes sampled since the last call, and of those of :meth:`add_metrics`."""
         metrics, self._metrics = self._metrics, []
         return metrics
+
+    def add_metrics(self, metrics: list[RolloutMetrics]) -> None:
+        """Takes the metrics of other env runners in, for the next call of :meth:`get_metrics`."""
+        self._metrics += metrics
 
     @override(RolloutWorker)
     def get_weights(self, policies: Any = None, inference_only: bool = False) -> dict[str, Any]:

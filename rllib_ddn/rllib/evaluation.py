@@ -1,4 +1,4 @@
-"""Evaluation: leader and follower play the same greedy episodes (paper, Table 2)."""
+"""Evaluation: all networks, as leader and follower, play the same greedy episodes (paper, Table 2)."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def summarize(episodes: list[RolloutMetrics] | None) -> dict[str, float]:
 
 
 def compare(played: Mapping[str, list[RolloutMetrics] | None]) -> dict[str, Any]:
-    """Both networks' summaries, and ``knowledge_transfer``.
+    """All networks' summaries, and of leader and follower ``knowledge_transfer``.
 
     Args:
-        played: the episodes of each network; a network that did not play is left out.
+        played: the episodes of each network; None, of which all figures are NaN, for one that did not play.
 
     Returns:
         ``{"leader": {...}, "follower": {...}, "knowledge_transfer": follower / leader}``, the ratio

@@ -55,6 +55,15 @@ class Failure:
         where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
         return cls(" ".join(f"raised {type(error).__name__}: {error}{where}".split()))
 
+    @classmethod
+    def told(cls, answer: RayError | Failure) -> Failure:
+        """What an env runner has answered, or Ray in its place."""
+        if isinstance(answer, Failure):
+            return answer
+        if isinstance(answer, RayActorError):
+            return cls(_one_line(answer))
+        return cls(f"gave {type(answer).__name__}: {str(answer).strip().splitlines()[-1]}")  # which cannot be had
+
 
 class Runners:
     """The env runners of a group, asked so that no failure of theirs stops the others.
@@ -136,23 +145,21 @@ class Runners:
                 ray.kill(self._manager.actors()[runner], no_restart=False)
             elif runner not in ended:  # found dead by another call
                 failures[runner] = Failure("has died")
-            elif isinstance(ended[runner], RayActorError):
-                failures[runner] = Failure(_one_line(ended[runner]))
-                if runner not in self._anew:
+            elif isinstance(ended[runner], RayError | Failure):
+                failures[runner] = Failure.told(ended[runner])
+                if runner in self._anew:  # what has failed is the one before
+                    continue
+                if isinstance(ended[runner], RayActorError):
                     self._manager.set_actor_state(runner, healthy=False)
-            elif isinstance(ended[runner], RayError):  # it lives, but what it returned cannot be had
-                failures[runner] = Failure(f"gave {type(ended[runner]).__name__}: {str(ended[runner]).strip().splitlines()[-1]}")
-                self._end(runner)
-            elif isinstance(ended[runner], Failure):
-                failures[runner] = ended[runner]
-                self._end(runner)
+                else:  # it lives
+                    self._end(runner)
             else:
                 results.append(ended[runner])
         self._judge(failures, bool(results))
         return results, list(failures.values())
 
     def count(self, failure: Failure) -> None:
-        """Counts a failure of the kind that leaves no env runner dead.
+        """Counts a failure beside which no env runner gave an episode.
 
         Raises:
             EnvRunnersError: see :meth:`answers`.

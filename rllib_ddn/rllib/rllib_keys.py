@@ -99,6 +99,7 @@ CALLBACKS = (
     "on_evaluate_start",
     "on_evaluate_end",
     "on_checkpoint_loaded",
+    "on_env_runners_recreated",
     "on_episode_created",
     "on_episode_start",
     "on_episode_step",
@@ -147,7 +148,6 @@ ACCEPTED: dict[str, Accepts] = {
     "evaluation_unhealthy_workers_timeout_s": AT_LEAST_0,
     # Reporting, checkpoints, debugging.
     "keep_per_episode_custom_metrics": FLAG,
-    "metrics_episode_collection_timeout_s": AT_LEAST_0.or_none(),
     "metrics_num_episodes_for_smoothing": COUNT,
     "min_time_s_per_iteration": AT_LEAST_0.or_none(),
     "min_train_timesteps_per_iteration": COUNT_OR_0.or_none(),
@@ -197,6 +197,7 @@ _REASONS = {
     **dict.fromkeys(("rollout_fragment_length", "sample_collector", "remote_env_batch_wait_ms", "gym_env_vectorize_mode"), _ROUNDS),
     "max_requests_in_flight_per_env_runner": _CALLS,
     "env_runner_health_probe_timeout_s": _PINGS,
+    "metrics_episode_collection_timeout_s": "metrics come with the episodes",
     **dict.fromkeys(("episode_lookback_horizon", "episodes_to_numpy", "compress_observations"), _ROUNDS),
     **dict.fromkeys(("num_epochs", "minibatch_size", "shuffle_batch_per_epoch"), _UPDATES),
     **dict.fromkeys(("observation_space", "action_space"), "the spaces are the env's"),

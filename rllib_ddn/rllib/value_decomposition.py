@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
-from ray.rllib.evaluation.metrics import summarize_episodes
+from ray.rllib.evaluation.metrics import RolloutMetrics, summarize_episodes
 from ray.rllib.execution.train_ops import multi_gpu_train_one_step, train_one_step
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID, SampleBatch
 from ray.rllib.utils.annotations import override
@@ -107,8 +107,8 @@ class ValueDecomposition(Algorithm):
         self._rng = np.random.default_rng(seed)  # samples the replay and masks the intrinsic reward
         self.runners = Runners(self.env_runner_group, self.config)
         own = self.eval_env_runner_group is not None
-        group, config = (self.eval_env_runner_group, self.evaluation_config) if own else (self.env_runner_group, self.config)
-        self.eval_runners = Runners(group, config)
+        group = self.eval_env_runner_group if own else self.env_runner_group
+        self.eval_runners = Runners(group, self.evaluation_config if own else self.config)
         self._evaluation_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
 
     @override(Algorithm)
@@ -171,20 +171,30 @@ class ValueDecomposition(Algorithm):
             self._counters[NUM_EPISODES_LOST] += len(failures) * self.config.num_envs_per_env_runner
             if self.config.sample_ahead:
                 runners.ask(self._episodes_of_a_round())
+        batches: list[SampleBatch] = []
         for result in results:
             if isinstance(result, TeamEnvError):
                 raise result
-        if any(len(batch["length"]) for batch in results):
+            batch, metrics = result
+            batches.append(batch)
+            self.env_runner.add_metrics(metrics)
+        if any(len(batch["length"]) for batch in batches):
             runners.failures_in_a_row = 0
-        elif results:
+        elif batches:
             runners.count(Failure("all games have failed"))
-        return results
+        return batches
 
-    def _episodes_of_a_round(self) -> Callable[[TeamEnvRunner], SampleBatch]:
-        """What env runners are asked for."""
+    def _episodes_of_a_round(self) -> Callable[[TeamEnvRunner], tuple[SampleBatch, list[RolloutMetrics]]]:
+        """What env runners are asked for: the episodes of a round, and their metrics."""
         number = self._counters[NUM_ROUNDS]
         self._counters[NUM_ROUNDS] += 1
-        return lambda runner: runner.sample(round_number=number)
+        return lambda runner: (runner.sample(round_number=number), runner.get_metrics())
+
+    @override(Algorithm)
+    def _remote_worker_ids_for_metrics(self) -> Iterator[int]:  # type: ignore[override]
+        """Nobody: metrics come with the episodes, and who plays ahead would answer after the round only. It is an iterator,
+        for RLlib takes an empty list to mean all."""
+        return iter(())
 
     def _update(self) -> dict[str, Any]:
         """One update on a fresh sample; returns its statistics."""
@@ -280,9 +290,10 @@ class ValueDecomposition(Algorithm):
         """Plays ``evaluation_duration`` greedy episodes of each network, both on the same seeds.
 
         Returns:
-            ``leader`` and ``follower`` with ``episode_return_mean``, ``win_rate`` where the env knows it,
-            and more; ``knowledge_transfer``; and under ``env_runners`` RLlib's own summary of the
-            episodes of the network that acts for a user.
+            For each of the config's ``networks`` (``leader`` and ``follower``; of a host alone ``agent``)
+            ``episode_return_mean``, ``win_rate`` where the env knows it, and more; of DDN also
+            ``knowledge_transfer``; and under ``env_runners`` RLlib's own summary of the episodes of the
+            network that acts for a user.
         """
         self._before_evaluate()
         if self.eval_env_runner_group:
