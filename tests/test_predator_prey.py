@@ -10,7 +10,7 @@ from rllib_ddn.envs import predator_prey
 from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.envs.predator_prey import ACTIONS, PredatorPreyGames
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
-from rllib_ddn.team import TeamEnvError, TeamSpec
+from rllib_ddn.team import TeamEnvError, TeamSpec, encode
 from support.configs import small_config
 
 RIGHT, DOWN, LEFT, UP, STAY, CATCH = range(6)
@@ -244,6 +244,22 @@ def test_the_states_that_env_config_knows(state, size):
     spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
     assert (spec.state_dim, spec.state_dtype) == (size, np.int8)
     assert env.observation_space.contains(env.reset(seed=0)[0]["team"])
+
+
+def test_games_with_concatenated_observations_are_stepped_at_once():
+    """As they are one by one: each state is its game's observations, one agent's behind another's."""
+    env = as_team_env(PredatorPreyTeam({"state": "concat"}), {"state": "concat"})
+    games, seeds = env.vectorize(3), np.array([5, 6, 7])
+    assert games.spec == TeamSpec.from_spaces(env.observation_space, env.action_space)
+    games.reset(seeds)
+    first = [encode(env.reset(seed=int(seed))[0]["team"], env.observation_space, games.spec)[1] for seed in seeds]
+    np.testing.assert_array_equal(games.state, first)
+    actions = games.action_mask.argmax(-1)
+    games.step(actions[1:], np.array([1, 2]))
+    observation = env.step({"team": tuple(actions[2].tolist())})[0]["team"]  # the env plays the last seed's game
+    np.testing.assert_array_equal(games.state[2], encode(observation, env.observation_space, games.spec)[1])
+    np.testing.assert_array_equal(games.state[0], first[0])
+    games.close()
 
 
 def test_a_state_that_there_is_not():

@@ -8,7 +8,7 @@ from gymnasium.spaces import Discrete
 from PIL import Image
 
 from rllib_ddn.envs.grouping import as_team_env
-from rllib_ddn.envs.smax import MOVES, SMAXTeam
+from rllib_ddn.envs.smax import MOVES, SMAXTeam, _battle
 from rllib_ddn.team import TeamEnvError, TeamSpec
 from support.configs import small_config
 from support.tuned import EXAMPLES, accept
@@ -179,6 +179,17 @@ def test_tuned_examples_are_accepted(path):
 def test_bad_arguments(config, message):
     with pytest.raises(TeamEnvError, match=message):
         SMAXTeam(config)
+
+
+def test_lists_in_env_config_are_smaxs_arrays():
+    """A marine's attack takes 9 of its 45; here, all."""
+    attacks = [45.0, 10.0, 13.0, 8.0, 5.0, 12.0]
+    battle, plain = _battle({**THREE, "unit_type_attacks": attacks}), _battle(dict(THREE))
+    assert battle.unit_type_attacks.tolist() == attacks
+    assert plain.unit_type_attacks.tolist() == [9.0, *attacks[1:]]
+    assert _battle({**THREE, "unit_type_attacks": np.array(attacks)}) is battle  # compiled once
+    with pytest.raises(TeamEnvError, match="env_config of smax holds numbers, booleans, names and lists of them"):
+        _battle({**THREE, "unit_type_attacks": object()})
 
 
 def test_without_jaxmarl(monkeypatch):

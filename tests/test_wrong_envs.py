@@ -389,6 +389,8 @@ def test_unknown_keys_get_the_nearest_name():
         PredatorPreyTeam({"colour": "red"})
     with pytest.raises(TeamEnvError, match=r'env_config\["render_mode"\] of predator_prey is None or "ansi" or .*; got \'gif\''):
         PredatorPreyTeam({"render_mode": "gif"})
+    with pytest.raises(TeamEnvError, match="Uneven cannot be drawn: it takes no render_mode"):
+        PettingZooTeam({"env": Uneven, "render_mode": "rgb_array"})
 
 
 def passes_on(**arguments):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,8 @@ class _WithState(MultiAgentEnv):
         self.render_mode = getattr(env, "render_mode", None)
         self.observation_spaces = {self._team: self.observation_space}
         self.action_spaces = {self._team: self.action_space}
+        if concat and hasattr(env, "vectorize"):
+            self.vectorize = lambda num_envs: _ConcatenatingGames(env.vectorize(num_envs))
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         observation, info = self.env.reset(seed=seed, options=options)
@@ -270,6 +273,35 @@ class _WithState(MultiAgentEnv):
         else:
             state = self.env.state()
         return {self._team: tuple({**agent, STATE: state} for agent in agents)}
+
+
+class _ConcatenatingGames(VectorTeamEnv):
+    """A vector env whose state is the agents' observations, one behind the other: what :class:`_WithState` is to a single env."""
+
+    def __init__(self, games: VectorTeamEnv):
+        self._games, spec = games, games.spec
+        self.spec = replace(spec, state_dim=spec.num_agents * spec.obs_dim, state_dtype=spec.obs_dtype)
+        self.episode_limit, self.names, self.steps_all_games = games.episode_limit, games.names, games.steps_all_games
+        self._observe()
+
+    def reset(self, seeds: np.ndarray) -> None:
+        self._games.reset(seeds)
+        self._observe()
+
+    def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        outcome = self._games.step(actions, envs)
+        self._observe()
+        return outcome
+
+    def info(self, env: int) -> dict[str, Any]:
+        return self._games.info(env)
+
+    def close(self) -> None:
+        self._games.close()
+
+    def _observe(self) -> None:
+        self.obs, self.action_mask = self._games.obs, self._games.action_mask
+        self.state = self.obs.reshape(len(self.obs), -1)  # [E, N, O] as [E, N * O]
 
 
 def _kind(space: Any) -> str:

@@ -185,6 +185,8 @@ def _made(factory: Any, name: Any, arguments: dict[str, Any]) -> Any:
     except ValueError:  # a built-in one
         return factory(**arguments)
     if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        if "render_mode" in arguments and "render_mode" not in (parameter.name for parameter in parameters):
+            raise TeamEnvError(f"{env} cannot be drawn: it takes no render_mode.")
         own = ("team_reward", "state", "max_input_size")
         refuse_unknown_keys(env, arguments, [*own, *(parameter.name for parameter in parameters)])
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import json
 import os
 from typing import Any
 
@@ -172,7 +173,10 @@ def _battle(arguments: dict[str, Any]) -> Any:
         hint = did_you_mean(name, MAP_NAME_TO_SCENARIO, count=3)
         raise TeamEnvError(f'env_config["map_name"] = {name!r} is unknown to SMAX; {hint}')
     refuse_unknown_keys("smax", arguments, _arguments())
-    return _make(name, **arguments)
+    try:
+        return _make(name, json.dumps(arguments, sort_keys=True, default=lambda array: array.tolist()))
+    except AttributeError as error:
+        raise TeamEnvError(f"env_config of smax holds numbers, booleans, names and lists of them; got {arguments}.") from error
 
 
 @functools.cache
@@ -187,11 +191,14 @@ def _arguments() -> frozenset[str]:
 
 
 @functools.cache
-def _make(name: str, **arguments: Any) -> Any:
+def _make(name: str, arguments: str) -> Any:
+    """The env of a scenario and JSON of further arguments, of which lists become arrays."""
+    import jax.numpy as jnp
     from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
+    given = {key: jnp.array(value) if isinstance(value, list) else value for key, value in json.loads(arguments).items()}
     defaults = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest"}
-    return HeuristicEnemySMAX(scenario=map_name_to_scenario(name), **{**defaults, **arguments})
+    return HeuristicEnemySMAX(scenario=map_name_to_scenario(name), **{**defaults, **given})
 
 
 def _sizes(battle: Any, arguments: dict[str, Any]) -> TeamSpec:
