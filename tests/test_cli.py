@@ -104,6 +104,8 @@ def test_evaluate_a_checkpoint_and_save_gifs(trained, tmp_path):
     assert min(lengths) > 1
     assert np.mean(lengths) <= one["leader"]["episode_len_mean"]
     assert Image.open(gifs[0]).size == (96, 96)
+    told = rllib("evaluate", checkpoint, "--env", "smac", "--save-gif", tmp_path / "gifs", code=2)
+    assert "StarCraft II draws itself: --save-replay writes replays" in told
 
 
 def test_a_game_in_the_current_directory(tmp_path):
@@ -259,6 +261,20 @@ def test_options_win_over_the_file():
     assert (other["config"]["env"], other["config"]["env_config"]) == ("smax", {"map_name": "3m"})  # nothing of the old env's
     assert other["stop"] == {"training_iteration": 1}
     assert other["checkpoint_config"]["checkpoint_frequency"] == 7
+
+
+def test_the_schedulers_arguments():
+    file = {"run": "DDN", "env": "predator_prey", "stop": {"timesteps_total": 10}}
+    searched = {**file, "scheduler": "async_hyperband", "scheduler_config": {"max_t": 9, "grace_period": 3}}
+
+    def scheduler(spec, **options):
+        return complete({"a": copy.deepcopy(spec)}, TrainOptions(**options))
+
+    assert scheduler(file) == ("fifo", {})
+    assert scheduler(searched, scheduler_config='{"max_t": 5}') == ("async_hyperband", {"max_t": 5, "grace_period": 3})
+    assert scheduler(searched, scheduler="pbt", scheduler_config='{"time_attr": "x"}') == ("pbt", {"time_attr": "x"})
+    with pytest.raises(typer.Exit):
+        scheduler(file, scheduler_config='{"max_t": 5}')
 
 
 def test_both_train_commands_have_the_same_options():

@@ -20,7 +20,11 @@ def write_trial(folder, run="DDN", seed=1, returns=(1.0, 2.0, 3.0), start=10_000
     folder.mkdir(parents=True)
     (folder / "params.json").write_text(json.dumps({"env": "predator_prey", "seed": seed, **config}))
     steps = start + 10_000 * np.arange(len(returns))
-    columns = {"timesteps_total": steps, "training_iteration": steps // 10_000, "time_total_s": steps * 0.36}
+    columns = {
+        "timesteps_total": steps,
+        "training_iteration": steps // 10_000,
+        "time_total_s": 3600.0 * np.arange(1, len(returns) + 1),
+    }
     networks = ("leader", "follower") if run == "DDN" else ("agent",)
     columns |= {f"evaluation/{network}/{metric}": np.array(returns) - k for k, network in enumerate(networks)}
     pd.DataFrame(columns).to_csv(folder / "progress.csv", index=False)
@@ -119,6 +123,7 @@ def test_a_continued_trial_is_one_curve(tmp_path):
     leader = pd.read_csv(tmp_path / "a.csv").query("network == 'leader'")
     assert leader["env steps"].tolist() == list(range(10_000, 100_000, 10_000))
     assert leader["value"].tolist() == [1] * 3 + [2] * 6
+    assert leader["hours"].tolist() == list(range(1, 10))  # although Tune counts the second part's from 0
 
 
 @pytest.mark.parametrize(

@@ -155,11 +155,13 @@ def test_results_past_the_checkpoint_are_cut_off(tmp_path):
 
 
 def test_time_left_by_hand():
-    result = {"num_env_steps_sampled_this_iter": 3000, "time_this_iter_s": 2.0, "time_total_s": 100.0, "timesteps_total": 20_000}
-    result["training_iteration"] = 10
-    assert progress(result, {"timesteps_total": 1_000_000}) == "1,500 env steps/s, about 1:21:40 left"  # 980,000 at 200 a second
-    both = {"timesteps_total": 1_000_000, "training_iteration": 16, "evaluation/leader/episode_return_mean": 5}
-    assert progress(result, both) == "1,500 env steps/s, about 0:01:00 left"  # the iterations end first
+    """Of a trial that was restored at 18,000 steps, and has needed 20 seconds for the two iterations since."""
+    result = {"num_env_steps_sampled_this_iter": 1000, "time_this_iter_s": 8.0, "timesteps_total": 20_000, "training_iteration": 12}
+    result |= {"time_since_restore": 20.0, "iterations_since_restore": 2, "time_total_s": 20.0}
+    assert progress(result, {"timesteps_total": 1_000_000}) == "125 env steps/s, about 2:43:20 left"  # 980,000 at 100 a second
+    both = {"timesteps_total": 1_000_000, "training_iteration": 18, "evaluation/leader/episode_return_mean": 5}
+    assert progress(result, both) == "125 env steps/s, about 0:01:00 left"  # the iterations end first
+    assert progress(result, {"time_total_s": 50}) == "125 env steps/s, about 0:00:30 left"
 
 
 def test_a_cut_off_state_is_one_line(tmp_path):

@@ -32,7 +32,7 @@ def evaluations(folders: Sequence[Path], metric: str | None = None) -> pd.DataFr
 
     Args:
         folders: of the trial and of those that went on from its checkpoints, the oldest first. Where a later one begins,
-            the earlier one ends.
+            the earlier one ends, and hours go on from there: Tune counts a restored trial's time from 0.
         metric: a key of the results; by default the win rate where the env knows it, else the mean return.
 
     Returns:
@@ -41,7 +41,10 @@ def evaluations(folders: Sequence[Path], metric: str | None = None) -> pd.DataFr
     parts: list[pd.DataFrame] = []
     for folder in folders:
         progress = pd.read_csv(folder / "progress.csv")
-        parts = [part[part["timesteps_total"] < progress["timesteps_total"].min()] for part in parts] + [progress]
+        parts = [part[part["timesteps_total"] < progress["timesteps_total"].min()] for part in parts]
+        if "time_total_s" in progress:
+            progress["time_total_s"] += max((part["time_total_s"].max() for part in parts if len(part)), default=0.0)
+        parts.append(progress)
     results = pd.concat(parts, ignore_index=True)
     if metric is None:
         metric = "win_rate" if any(f"evaluation/{network}/win_rate" in results for network in NETWORKS) else "episode_return_mean"

@@ -52,7 +52,7 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
             experiments = yaml.safe_load(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             fail(f"{path} is not yaml: {' '.join(str(error).split())}")
-        if not isinstance(experiments, dict) or not all(isinstance(spec, dict) for spec in experiments.values()):
+        if not (isinstance(experiments, dict) and experiments) or not all(isinstance(spec, dict) for spec in experiments.values()):
             fail(f"{path} must map experiment names to their settings (run, env, stop, config).")
         return experiments
     if path.suffix != ".py":
@@ -120,9 +120,13 @@ def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> t
     if len({json.dumps(scheduler, sort_keys=True) for scheduler in schedulers}) > 1:
         fail("the experiments of one file share one scheduler; give them the same, or use several files.")
     scheduler, arguments = schedulers[0]
+    given = parse_object("--scheduler-config", options.scheduler_config, '{"grace_period": 10}')
     if options.scheduler:
-        scheduler = options.scheduler
-        arguments = parse_object("--scheduler-config", options.scheduler_config, '{"grace_period": 10}')
+        scheduler, arguments = options.scheduler, given
+    elif given and not scheduler:
+        fail("--scheduler-config is for a scheduler, but there is none: name it with --scheduler, such as async_hyperband.")
+    else:
+        arguments = {**arguments, **given}
     return scheduler or "fifo", arguments
 
 

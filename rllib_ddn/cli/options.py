@@ -117,7 +117,7 @@ def one_line_errors(code: int = 2) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, (typer.Exit, typer.Abort)) or "-vv" in sys.argv:
+        if isinstance(error, (typer.Exit, typer.Abort)) or not {"-vv", "--log-debug"}.isdisjoint(sys.argv):
             raise
         text = " ".join(str(error).split())
         if not text or not isinstance(error, (ValueError, OSError)):

@@ -53,12 +53,16 @@ def play(
             raise ValueError(f"--algo is {algo_name}, but the checkpoint is of {algo_class.__name__}.")
         if env:
             check_env_name(env)
+            if env != config.env:
+                config.env_config = {}  # the keys of another env; --config '{"env_config": {...}}' gives this one's
             config.environment(env)
         here = {"num_env_runners": 0, "evaluation_num_env_runners": 0, "num_gpus": min(config.num_gpus, torch.cuda.device_count())}
         config.update_from_dict({**here, "evaluation_interval": 1, "log_sys_usage": False, **changes})
         if games := changes.get("num_envs_per_env_runner"):
             config.evaluation(evaluation_config={**(config.evaluation_config or {}), "num_envs_per_env_runner": games})
         config.evaluation(evaluation_duration=episodes, evaluation_duration_unit="episodes")
+        if config.env == "smac" and (render or save_gif or save_mp4):
+            raise ValueError("StarCraft II draws itself: --save-replay writes replays, which the game shows.")
         if save_replay:
             if config.env != "smac":
                 raise ValueError(f"--save-replay is for the env smac; this is {config.env}. --save-gif draws others.")

@@ -129,12 +129,15 @@ def progress(result: Mapping[str, Any], stop: Mapping[str, float]) -> str:
         result: the trial's last result.
         stop: at which values of which keys it stops; those that grow evenly tell the time.
     """
-    told = []
-    if result.get("num_env_steps_sampled_this_iter") and result["time_this_iter_s"] > 0:
-        told.append(f"{result['num_env_steps_sampled_this_iter'] / result['time_this_iter_s']:,.0f} env steps/s")
-    even = [key for key in ("timesteps_total", "training_iteration", "time_total_s") if key in stop and result.get(key)]
+    told, steps = [], result.get("num_env_steps_sampled_this_iter")
+    if steps and result["time_this_iter_s"] > 0:
+        told.append(f"{steps / result['time_this_iter_s']:,.0f} env steps/s")
+    # What an iteration adds, and how long one takes since the trial was started or restored.
+    duration = result["time_since_restore"] / max(1, result["iterations_since_restore"])
+    added = {"timesteps_total": steps, "training_iteration": 1, "time_total_s": duration}
+    even = [key for key, amount in added.items() if key in stop and amount]
     if even:
-        seconds = min((stop[key] - result[key]) * result["time_total_s"] / result[key] for key in even)
+        seconds = min((stop[key] - result[key]) / added[key] * duration for key in even)
         minutes, seconds = divmod(max(0, round(seconds)), 60)
         told.append(f"about {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
     return ", ".join(told) or f"iteration {result['training_iteration']}"

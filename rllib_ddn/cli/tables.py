@@ -112,7 +112,12 @@ TABLES = {
     "smax": Table(
         "DDN and its host on SMAX",
         ("Map", "Algorithm"),
-        {f"{name}_{algo.lower()}": (name, algo) for name in ("2s3z", "3s5z") for algo in ("QMIX", "DDN")},
+        {
+            f"{name}_{algo.lower()}{twice}": (f"{name}, twice the updates" if twice else name, algo)
+            for twice in ("", "_twice")
+            for name in ("2s3z", "3s5z")
+            for algo in ("QMIX", "DDN")
+        },
         folder="comparisons",
     ),
     "smax_hard": Table(
