@@ -176,7 +176,7 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
     colors = {row: f"C{k % 10}" for k, row in enumerate(dict.fromkeys(curve.row for curve in shown))}
     lowest = 0.0  # of what an axis cuts off
     with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        size = (8, 4.8) if len(panels) == 1 else (9, 0.8 + 3.4 * lines)
+        size = (8, 5.4) if len(panels) == 1 else (9, 0.8 + 4.4 * lines)
         crowded = len(panels) == 1 and (len(shown) > 6 or any(len(curve.label) > LABEL for curve in shown))
         if crowded:  # the legend stands beside, and the figure is as high as it has to be
             lengths = [len(textwrap.wrap(curve.label, LABEL)) + 0.5 for curve in shown]
@@ -207,8 +207,9 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
             if crowded:
                 figure.legend(fontsize="small", loc="outside right upper")
             else:
-                narrow = max(len(curve.label) for curve in its) < 20
-                axes.legend(fontsize="small", ncols=2 if narrow and len(its) > 4 else 1)
+                beside = 2 if columns == 1 and max(len(curve.label) for curve in its) < 30 else 1
+                below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+                axes.legend(fontsize="small", ncols=beside, frameon=False, **below)
         figure.suptitle(title, fontsize="medium")
         note = f"Each point: the mean of the evaluations in the {window:,.0f} env steps before it."
         if any(len(curve.seeds) > 1 for curve in shown):
