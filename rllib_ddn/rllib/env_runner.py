@@ -42,8 +42,6 @@ class TeamEnvRunner(RolloutWorker):
     that ``base_env`` shows to callbacks stand still.
     """
 
-    EXPLORATION_BLOCK = 64  # steps for which exploration's random numbers are drawn ahead
-
     def __init__(self, *, env_creator: Callable, config: Any = None, worker_index: int = 0, **kwargs: Any):
         outlive_sigterm()
         if worker_index > 0:
@@ -145,7 +143,7 @@ class TeamEnvRunner(RolloutWorker):
         recurrent_state = policy.initial_recurrent_state(count)
         live, step, steps_played = np.arange(count), 0, 0
         runners = max(1, self.num_workers)  # epsilon assumes that all runners step at the same rate
-        uniform = np.zeros(0)
+        exploration = _Exploration(rngs, spec.num_agents) if explore else None
         self._record(episodes, games, live, 0)
         for e, tracker in enumerate(trackers):
             self._callback("on_episode_start", tracker, e)
@@ -153,15 +151,14 @@ class TeamEnvRunner(RolloutWorker):
             on_step()
 
         while live.size:
-            if explore and step % self.EXPLORATION_BLOCK == 0:
-                shape = (self.EXPLORATION_BLOCK, spec.num_agents, 2)
-                uniform = np.stack([rng.random(shape) for rng in rngs])  # [E, block, N, 2]
-            epsilon = policy.epsilon(policy.global_timestep + runners * steps_played) if explore else 0.0
-            draws = uniform[live, step % self.EXPLORATION_BLOCK] if explore else None
+            epsilon, uniform = 0.0, None
+            if exploration is not None:
+                epsilon = policy.epsilon(policy.global_timestep + runners * steps_played)
+                uniform = exploration.uniform(step, live)
             obs, state, mask = games.obs, games.state, games.action_mask
             if live.size < len(obs):
                 obs, state, mask = obs[live], state[live], mask[live]
-            actions, recurrent_state, _ = policy.act(network, obs, state, mask, recurrent_state, epsilon, draws)
+            actions, recurrent_state, _ = policy.act(network, obs, state, mask, recurrent_state, epsilon, uniform)
             rewards, terminated, truncated = games.step(actions, live)
             if not np.isfinite(rewards).all():
                 raise TeamEnvError(f"the env gave the reward {rewards[~np.isfinite(rewards)][0]}; rewards must be finite numbers.")
@@ -175,11 +172,8 @@ class TeamEnvRunner(RolloutWorker):
             self._record(episodes, games, live, step)
             warn_of_long_episode(getattr(self.config.env, "__name__", self.config.env), step)
             if self._calls_on_episode_step:
-                for env, reward in zip(live.tolist(), rewards, strict=True):
-                    trackers[env].step()
-                    trackers[env].total_reward += float(reward)
-                    trackers[env].set_last_info(self._team, games.info(env))
-                    self._callback("on_episode_step", trackers[env], env)
+                for e, reward in zip(live.tolist(), rewards.tolist(), strict=True):
+                    self._tell_step(trackers[e], e, reward)
             if on_step:
                 on_step()
             done = terminated | truncated
@@ -239,6 +233,12 @@ class TeamEnvRunner(RolloutWorker):
         self._callback("on_episode_created", episode, env_index)
         return episode
 
+    def _tell_step(self, episode: EpisodeV2, env_index: int, reward: float) -> None:
+        episode.step()
+        episode.total_reward += reward
+        episode.set_last_info(self._team, self.games.info(env_index))
+        self._callback("on_episode_step", episode, env_index)
+
     def _callback(self, name: str, episode: EpisodeV2, env_index: int) -> None:
         told = {"base_env": self.async_env, "policies": self.policy_map, "episode": episode, "env_index": env_index}
         make_callback(name, self.callbacks, getattr(self.config, f"callbacks_{name}"), kwargs={"worker": self, **told})
@@ -292,3 +292,19 @@ class TeamEnvRunner(RolloutWorker):
             original_batches={self._team: (DEFAULT_POLICY_ID, self.policy, trajectory)},
         )
         episodes["rewards"][e, :length] = done[SampleBatch.REWARDS]
+
+
+class _Exploration:
+    """What decides who explores and how: random numbers from each episode's own generator, drawn some steps ahead."""
+
+    BLOCK = 64  # steps
+
+    def __init__(self, rngs: Sequence[np.random.Generator], num_agents: int):
+        self._rngs, self._shape = rngs, (self.BLOCK, num_agents, 2)
+        self._ahead = np.zeros(0)
+
+    def uniform(self, step: int, live: np.ndarray) -> np.ndarray:
+        """Numbers in [0, 1) for the next step of some episodes, ``[len(live), N, 2]``; steps are asked for one after the other."""
+        if step % self.BLOCK == 0:
+            self._ahead = np.stack([rng.random(self._shape) for rng in self._rngs])  # [E, block, N, 2]
+        return self._ahead[live, step % self.BLOCK]
