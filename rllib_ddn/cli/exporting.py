@@ -35,8 +35,9 @@ def export(checkpoint: Path, out: Path, network: str | None, file_format: str) -
     algo_class = state["algorithm_class"]
     if not is_ours(algo_class):
         raise ValueError(f"{checkpoint} is of {algo_class.__name__}; `rllib export` exports the algorithms of this package.")
-    policies = Policy.from_checkpoint(str(checkpoint))  # all that is needed: no env runners, no Ray
-    policy: ValueDecompositionPolicy = policies[DEFAULT_POLICY_ID]
+    # All that is needed, without env runners and Ray; older checkpoints have it in policies/ alone.
+    saved = state.get("policies", state["worker"]["policy_states"])[DEFAULT_POLICY_ID]
+    policy: ValueDecompositionPolicy = Policy.from_state(saved)
     if network and network not in policy.model.networks:
         raise ValueError(f"--network {network}: {algo_class.__name__} has {' and '.join(policy.model.networks)}.")
     scored = scores(checkpoint, state["training_iteration"])
