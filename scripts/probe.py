@@ -110,7 +110,7 @@ def main() -> None:
     data = play()
     obs, state, z = data
     agents = obs.shape[-2]
-    sizes = TeamSizes(agents, z.shape[-1] - obs.shape[-1] - agents, state.shape[-1], z.shape[-1], HIDDEN)
+    sizes = TeamSizes(agents, z.shape[-1] - obs.shape[-1] - agents, state.shape[-1], obs.shape[-1], HIDDEN)
     print(f"D = {options.embed_dim}, K = {options.hyper_dim}")
     columns = ("network", "between", "R2, linear", *(f"R2 after {n}" for n in options.updates))
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")

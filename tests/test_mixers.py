@@ -9,8 +9,9 @@ import torch
 from rllib_ddn.networks import MIXERS, TeamSizes, TeamValues
 from rllib_ddn.networks.mixers.mixer import gather_q
 
-N, A, S, Z, H = 3, 4, 6, 5, 7
-SIZES = TeamSizes(N, A, S, Z, H)
+N, A, S, H = 3, 4, 6, 7
+SIZES = TeamSizes(N, A, S, obs_dim=2, hidden_dim=H)
+Z = SIZES.local_dim
 IGM = [name for name in MIXERS if name != "qtran"]  # QTRAN's Q_jt is free
 MONOTONE = ["vdn", "qmix", "qatten", "cwqmix", "owqmix"]
 

@@ -123,7 +123,7 @@ def test_ptdes_student_stands_in_for_the_personalized_state(build):
     model = build(config_of("PTDE")).get_policy().model
     torch.manual_seed(0)
     spec = model.spec
-    z, state = torch.randn(1, spec.num_agents, model.local_input.dim), torch.randn(1, spec.state_dim)
+    z, state = torch.randn(1, spec.num_agents, model.sizes.local_dim), torch.randn(1, spec.state_dim)
     leader, follower = model.networks["leader"], model.networks["follower"]
     theirs, ours = leader(z, state), follower(z)
     for out, hat in ((theirs, leader.fusion(state, z)), (ours, follower.fusion(z[..., : spec.obs_dim], z))):

@@ -30,7 +30,6 @@ class LocalInput(nn.Module):
     def __init__(self, num_agents: int, num_actions: int, obs_dim: int):
         super().__init__()
         self.obs_dim = obs_dim
-        self.dim = obs_dim + num_actions + num_agents
         self.register_buffer("agent_id", torch.eye(num_agents), persistent=False)
         self.register_buffer("actions", torch.arange(num_actions), persistent=False)
 
@@ -44,8 +43,8 @@ class LocalInput(nn.Module):
         Returns:
             float32 ``[..., N, Z]`` with Z = O + A + N. The observations are its first O columns.
         """
-        z = torch.empty(*obs.shape[:-1], self.dim, dtype=self.agent_id.dtype, device=obs.device)
         behind = self.obs_dim + len(self.actions)
+        z = torch.empty(*obs.shape[:-1], behind + len(self.agent_id), dtype=self.agent_id.dtype, device=obs.device)
         z[..., : self.obs_dim] = obs
         z[..., self.obs_dim : behind] = last_action.unsqueeze(-1) == self.actions
         z[..., behind:] = self.agent_id

@@ -323,9 +323,8 @@ class ValueDecompositionConfig(AlgorithmConfig):
         """
         if spec is None:
             spec = self._team_of_env()
-        local_dim = spec.obs_dim + spec.num_actions + spec.num_agents
         with torch.random.fork_rng():
-            self.check_parts(TeamSizes(spec.num_agents, spec.num_actions, spec.state_dim, local_dim, self.agent_hidden_dim))
+            self.check_parts(TeamSizes.of(spec, self.agent_hidden_dim))
         return spec
 
     def _team_of_env(self) -> TeamSpec:

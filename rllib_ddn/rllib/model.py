@@ -57,8 +57,7 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
         nn.Module.__init__(self)
         self.spec = spec = TeamSpec.from_spaces(obs_space, action_space)
         self.local_input = LocalInput(spec.num_agents, spec.num_actions, spec.obs_dim)
-        local_dim = self.local_input.dim
-        self.sizes = TeamSizes(spec.num_agents, spec.num_actions, spec.state_dim, local_dim, config["agent_hidden_dim"])
+        self.sizes = TeamSizes.of(spec, config["agent_hidden_dim"])
         self.build(config)
 
     def build(self, config: Mapping[str, Any]) -> None:

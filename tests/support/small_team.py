@@ -13,4 +13,4 @@ def local_input():
     return LocalInput(SPEC.num_agents, SPEC.num_actions, SPEC.obs_dim)
 
 
-SIZES = TeamSizes(SPEC.num_agents, SPEC.num_actions, SPEC.state_dim, local_input().dim, 8)
+SIZES = TeamSizes.of(SPEC, hidden_dim=8)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from rllib_ddn.losses import Statistics, check_shape, global_loss, masked_mean
+from rllib_ddn.team import TeamSpec
 
 
 class TeamSizes(NamedTuple):
@@ -20,20 +21,25 @@ class TeamSizes(NamedTuple):
         num_agents: N.
         num_actions: A.
         state_dim: S.
-        local_dim: Z, the size of ``z_i = (o_i, u_i, i)``.
+        obs_dim: O, the size of an agent's observation.
         hidden_dim: H, the size of the agent network's GRU.
     """
 
     num_agents: int
     num_actions: int
     state_dim: int
-    local_dim: int
+    obs_dim: int
     hidden_dim: int
 
+    @classmethod
+    def of(cls, spec: TeamSpec, hidden_dim: int) -> TeamSizes:
+        """The sizes of networks for this team."""
+        return cls(spec.num_agents, spec.num_actions, spec.state_dim, spec.obs_dim, hidden_dim)
+
     @property
-    def obs_dim(self) -> int:
-        """O, the size of an agent's observation, with which ``z_i`` begins."""
-        return self.local_dim - self.num_actions - self.num_agents
+    def local_dim(self) -> int:
+        """Z, the size of ``z_i = (o_i, u_i, i)``."""
+        return self.obs_dim + self.num_actions + self.num_agents
 
 
 @dataclass
