@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import RayActorError
 from ray.rllib.utils.actor_manager import FaultAwareApply, FaultTolerantActorManager
 
 from rllib_ddn.rllib.faults import EnvRunnersError, Runners
@@ -222,7 +223,10 @@ def test_one_that_died_and_is_back_before_it_is_waited_for_did_not_hang():
     assert manager.total_num_restarts() == 1
     runners.ask(lambda runner: 1 / 0)
     ray.wait(list(runners._asked.values()))
+    under_way = manager.actors()[runner].apply.remote(lambda runner: time.sleep(600))
     ray.kill(manager.actors()[runner], no_restart=False)  # after it has answered
+    with pytest.raises(RayActorError):
+        ray.get(under_way)  # until it is dead
     manager.set_actor_state(runner, healthy=False)
     assert runners.bring_back(wait=True)
     results, failures = runners.answers(60.0)
