@@ -189,14 +189,22 @@ def test_a_failed_sub_environment_is_made_anew_and_the_others_play_on(build, tmp
     refused(error)
 
 
-def test_each_played_episode_is_among_the_metrics_once(build, tmp_path):
-    """Also where the next round is under way when an iteration ends; nobody waits for it then."""
+def test_each_played_episode_is_among_the_metrics_once(build, tmp_path, monkeypatch):
+    """Also where the next round is under way when an iteration ends: RLlib, which would wait for it, asks nobody for metrics."""
     algo = build(faulty_config(tmp_path, num_env_runners=2).training(sample_ahead=True))
-    counted = 0
+    manager, counted, asked = algo.env_runner_group._worker_manager, 0, []
+
+    def call_actors(*, func, remote_actor_ids, call=manager._call_actors, **others):
+        if func.__module__ == "ray.rllib.evaluation.metrics":
+            asked.append(list(remote_actor_ids))
+        return call(func=func, remote_actor_ids=remote_actor_ids, **others)
+
+    monkeypatch.setattr(manager, "_call_actors", call_actors)
     for _ in range(4):
         result = algo.train()
         counted += result["env_runners"]["num_episodes"]
         assert counted == result["counters"]["num_episodes_sampled"]
+    assert asked == [[]] * 4
     assert algo.runners.asked == 2
 
 

@@ -174,9 +174,10 @@ def _battle(arguments: dict[str, Any]) -> Any:
         raise TeamEnvError(f'env_config["map_name"] = {name!r} is unknown to SMAX; {hint}')
     refuse_unknown_keys("smax", arguments, _arguments())
     try:
-        return _make(name, json.dumps(arguments, sort_keys=True, default=lambda array: array.tolist()))
+        plain = json.dumps(arguments, sort_keys=True, default=lambda array: array.tolist())
     except AttributeError as error:
         raise TeamEnvError(f"env_config of smax holds numbers, booleans, names and lists of them; got {arguments}.") from error
+    return _make(name, plain)
 
 
 @functools.cache

@@ -88,7 +88,7 @@ def compute_update(
         if add_intrinsic_reward:
             bonus = intrinsic.reward(batch)  # Equation 9, before the predictor learns from these states
             rewards = rewards + bonus  # line 20, Equation 10
-            update.statistics = merged({}, intrinsic.statistics(bonus, batch))
+            update.statistics = merged(update.statistics, intrinsic.statistics(bonus, batch))
 
     if HOST in learners:
         update.add(HOST, *host.td_loss(leader, rewards, batch))  # line 22, Equation 5
