@@ -117,6 +117,11 @@ TABLES = {
             for twice in ("", "_twice")
             for name in ("2s3z", "3s5z")
             for algo in ("QMIX", "DDN")
+        }
+        | {
+            f"2s3z_{row}_twice": ("2s3z, other hosts", label)
+            for host in ("vdn", "qplex")
+            for row, label in ((host, HOSTS[host]), (f"ddn_{host}", f"DDN on {HOSTS[host]}"))
         },
         folder="comparisons",
     ),
@@ -150,6 +155,12 @@ TABLES = {
             "ctds": ("other methods", "CTDS"),
             "ptde": ("other methods", "PTDE"),
             "igmda": ("other methods", "IGM-DA"),
+            "ddn_last_stage": ("other methods", "DDN, last stage"),
+            "ddn_block": ("one loss", "DDN, L_B alone"),
+            "ddn_q": ("one loss", "DDN, L_Q alone"),
+            "ddn_feature": ("one loss", "DDN, L_F alone"),
+            "ddn_no_idm": ("intrinsic reward", "DDN without IDM"),
+            "ddn_mask_25": ("intrinsic reward", "DDN, mask 0.25"),
         },
         folder="comparisons",
     ),
@@ -160,7 +171,8 @@ TABLES = {
             row: (HOSTS[host], label)
             for host in ("vdn", "qmix", "qplex", "owqmix")
             for row, label in ((host, HOSTS[host]), (f"ddn_{host}", f"DDN on {HOSTS[host]}"))
-        },
+        }
+        | {"ddn_vdn_units": ("VDN", "DDN on VDN, state of units")},
         folder="comparisons",
     ),
 }
