@@ -17,6 +17,8 @@ from rllib_ddn.cli.curves import final
 from rllib_ddn.cli.tables import TABLES
 from support.configs import SMALL_GAME
 
+NO_POINTS = reproducing.read_points(None)
+
 
 def grid(table):
     """Of each row of a table, its config."""
@@ -76,13 +78,13 @@ def test_table_by_hand(tmp_path):
     for trial in found:
         if trial.row == "personalized":
             write_trial(tmp_path, "any", trial.config, [0] * 8 + [4 * trial.seed, 6 * trial.seed])  # 5, 10, 15 from step 90 on
-    curves = reproducing.load(found, tmp_path)
+    curves = reproducing.load(found, tmp_path, NO_POINTS)
     assert final(curves, "personalized", "leader", 90).tolist() == [5, 10, 15]
     text = reproducing.markdown("table3", curves, "Caption.", 100, "here")
     row = next(line for line in text.splitlines() if line.startswith("| personalized"))
     assert row == "| personalized state | 10.00 [5.00, 15.00] | 9.00 [4.00, 14.00] | 90% | 0.9701 | 0.8789 |"
     assert "| raw state |  |  |  | 0.8216 | 0.1237 |" in text
-    left = [(t.row, t.seed) for t, _ in reproducing.pending(found, tmp_path)]
+    left = [(t.row, t.seed) for t, _ in reproducing.pending(found, tmp_path, NO_POINTS)]
     assert left == [("raw", 1), ("raw", 2), ("raw", 3)]
 
 
@@ -92,7 +94,7 @@ def test_a_comparison_by_hand(tmp_path):
     assert [trial.seed for trial in found] == [11, 12, 13]  # seeds with which no setting was chosen
     for trial in found:
         write_trial(tmp_path, "any", trial.config, [0, 8, 2, 0, 6, 0, 0, 1, trial.seed, trial.seed + 2])
-    text = reproducing.markdown("sight", reproducing.load(found, tmp_path), "Caption.", 100, "here")
+    text = reproducing.markdown("sight", reproducing.load(found, tmp_path, NO_POINTS), "Caption.", 100, "here")
     ends = "| 13.00 [12.00, 14.00] | 12.00, 13.00, 14.00 |"
     assert next(line for line in text.splitlines() if "leader" in line).endswith(
         "| leader | 8.00 [8.00, 8.00] | 3.00 [3.00, 3.00] | 0.00 [0.00, 0.00] " + ends
@@ -103,7 +105,7 @@ def test_a_follower_below_zero_has_no_share_of_its_leader(tmp_path):
     found = reproducing.trials("table3", "predator_prey", None, 1, 100, {})
     for trial, returns in zip(found, (0.5, 1.0), strict=True):  # the follower's are lower by 1
         write_trial(tmp_path, trial.row, trial.config, [returns] * 10)
-    text = reproducing.markdown("table3", reproducing.load(found, tmp_path), "Caption.", 100, "here")
+    text = reproducing.markdown("table3", reproducing.load(found, tmp_path, NO_POINTS), "Caption.", 100, "here")
     assert "| personalized state | 0.50 | -0.50 |  | 0.9701 |" in text
     assert "| raw state | 1.00 | 0.00 | 0% | 0.8216 |" in text
 
@@ -127,10 +129,49 @@ def test_a_continued_trial_is_one_curve(tmp_path):
     (trial, _) = reproducing.trials("table3", "predator_prey", None, 1, 100, {})
     write_trial(tmp_path, "first", trial.config, [1.0] * 6)
     write_trial(tmp_path, "continued", trial.config, [2.0] * 6, start=40)  # from the checkpoint at step 40
-    curves = reproducing.load([trial], tmp_path)
+    curves = reproducing.load([trial], tmp_path, NO_POINTS)
     leader = curves[curves["network"] == "leader"]
     assert leader["env steps"].tolist() == [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
     assert leader["value"].tolist() == [1] * 4 + [2] * 6
+
+
+def test_points_of_an_earlier_run_stand_for_trials_that_are_not_there(tmp_path):
+    """Of three seeds the first is in the storage, the second finished elsewhere, the third stopped there halfway."""
+    found = [t for t in reproducing.trials("table3", "predator_prey", None, 3, 100, {}) if t.row == "raw"]
+    for trial in found[:2]:
+        write_trial(tmp_path / "elsewhere", "any", trial.config, [5.0] * 10)
+    write_trial(tmp_path / "elsewhere", "any", found[2].config, [5.0] * 5)
+    reproducing.load(found, tmp_path / "elsewhere", NO_POINTS).to_csv(tmp_path / "table3.csv", index=False)
+    write_trial(tmp_path / "here", "any", found[0].config, [7.0] * 10)
+
+    points = reproducing.read_points(tmp_path / "table3.csv")
+    every = reproducing.load(found, tmp_path / "here", points)
+    assert final(every, "raw", "leader", 0).tolist() == [7, 5, 5]  # who has a folder is read from there alone
+    assert [trial.seed for trial, _ in reproducing.pending(found, tmp_path / "here", points)] == [3]
+    with pytest.raises(ValueError, match="columns row, seed"):
+        reproducing.read_points(next((tmp_path / "here").rglob("progress.csv")))
+
+
+@pytest.mark.parametrize("name", ["smax", "smax_hard", "sight", "predator_prey"])
+def test_the_tables_shown_are_written_from_their_points(name, tmp_path):
+    """What `tuned_examples/results` shows is what the command makes of the points beside it."""
+    shown = Path(__file__).parents[1] / "tuned_examples" / "results"
+    reproducing.reproduce(
+        name,
+        env=None,
+        env_config=None,
+        config={},
+        seeds=None,
+        steps=None,
+        rows=[],
+        storage=tmp_path,
+        out=tmp_path,
+        cpus=None,
+        no_run=True,
+        points=shown / f"{name}.csv",
+    )
+    assert (tmp_path / f"{name}.md").read_text() == (shown / f"{name}.md").read_text()
+    assert (tmp_path / f"{name}.csv").read_text() == (shown / f"{name}.csv").read_text()
 
 
 def test_a_half_copied_checkpoint_is_passed_over(tmp_path):
@@ -140,7 +181,7 @@ def test_a_half_copied_checkpoint_is_passed_over(tmp_path):
     for name, text in (("checkpoint_000000", "{}"), ("checkpoint_000001", '{"type": ')):
         (folder / name).mkdir()
         (folder / name / "rllib_checkpoint.json").write_text(text)
-    assert [checkpoint for _, checkpoint in reproducing.pending([trial], tmp_path)] == [folder / "checkpoint_000000"]
+    assert [checkpoint for _, checkpoint in reproducing.pending([trial], tmp_path, NO_POINTS)] == [folder / "checkpoint_000000"]
 
 
 def test_runs_are_finished_continued_and_never_repeated(tmp_path):

@@ -287,6 +287,9 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder for the table, CSV and PNG.")] = Path(),
     ray_num_cpus: Annotated[int | None, typer.Option(help="CPUs of the cluster that is started.")] = None,
     no_run: Annotated[bool, typer.Option("--no-run", help="Only write what the trials so far give.")] = False,
+    points: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="What an earlier run wrote: counts for trials that are not in the storage.")
+    ] = None,
     v: Info = False,
     vv: Debug = False,
 ) -> None:
@@ -315,6 +318,7 @@ def reproduce(
             out=out,
             cpus=ray_num_cpus,
             no_run=no_run,
+            points=points,
         )
     raise typer.Exit(status)
 

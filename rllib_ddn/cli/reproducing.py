@@ -1,7 +1,8 @@
 """What `rllib reproduce` does: it runs the grid of a table and writes it, one of the paper's in the paper's layout.
 
 Trials run on Ray Tune, by `rllib train file`. Run again, it starts no finished trial anew, whichever table it was run
-for, and continues interrupted ones from their checkpoints.
+for, and continues interrupted ones from their checkpoints. Trials whose folders are elsewhere or gone are known from
+the points that were written of them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rllib_ddn.cli.resume import check_checkpoint
 from rllib_ddn.cli.tables import TABLES, Table
 
 SCALED = ("leader_timesteps", "mixture_timesteps")  # stages whose length follows the number of steps
+COLUMNS = ["row", "seed", "network", "env steps", "hours", "metric", "value"]
 
 
 @dataclass
@@ -85,11 +87,41 @@ def _steps(folder: Path) -> tuple[int, int]:
     return int(steps.min()), int(steps.max())
 
 
-def pending(found: list[Planned], storage: Path) -> Iterator[tuple[Planned, Path | None]]:
-    """The trials that are not finished, with the latest checkpoint of each."""
+def read_points(file: Path | None) -> pd.DataFrame:
+    """The points that an earlier run wrote, NAME.csv; of no file, none.
+
+    Raises:
+        ValueError: the file cannot be read, or is no such table.
+    """
+    if file is None:
+        return pd.DataFrame(columns=COLUMNS)
+    try:
+        points = pd.read_csv(file, keep_default_na=False, na_values={"hours": ""})
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--points {file} cannot be read ({error}). It takes the CSV that an earlier `rllib reproduce` wrote."
+        ) from None
+    if list(points.columns) != COLUMNS:
+        raise ValueError(
+            f"--points {file} is not the CSV of an earlier `rllib reproduce`: that has the columns {', '.join(COLUMNS)}."
+        )
+    return points
+
+
+def _of(trial: Planned, points: pd.DataFrame) -> pd.DataFrame:
+    return points[(points["row"] == trial.row) & (points["seed"] == trial.seed)]
+
+
+def pending(found: list[Planned], storage: Path, points: pd.DataFrame) -> Iterator[tuple[Planned, Path | None]]:
+    """The trials that are not finished, with the latest checkpoint of each.
+
+    Args:
+        points: of trials without folders.
+    """
     for trial in found:
         folders = trial.folders(storage)
-        if folders and _steps(folders[-1])[1] >= trial.steps:
+        reached = _steps(folders[-1])[1] if folders else _of(trial, points)["env steps"].max()  # NaN where there are none
+        if reached >= trial.steps:
             continue
         checkpoints = [p for folder in folders for p in sorted(folder.glob("checkpoint_[0-9]*"))]
         yield trial, next(filter(_is_whole, reversed(checkpoints)), None)
@@ -104,10 +136,10 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def run(found: list[Planned], storage: Path, table: str, cpus: int | None) -> int:
+def run(found: list[Planned], storage: Path, table: str, cpus: int | None, points: pd.DataFrame) -> int:
     """Runs what is pending with ``rllib train file``; returns its exit status."""
     experiments = {}
-    for trial, checkpoint in pending(found, storage):
+    for trial, checkpoint in pending(found, storage, points):
         spec: dict[str, Any] = {"run": trial.run, "stop": {"timesteps_total": trial.steps}, "config": trial.config}
         spec["checkpoint_config"] = {"checkpoint_frequency": 5, "checkpoint_at_end": True, "num_to_keep": 1}
         if checkpoint:
@@ -127,8 +159,11 @@ def run(found: list[Planned], storage: Path, table: str, cpus: int | None) -> in
         return child.wait()
 
 
-def load(found: list[Planned], storage: Path) -> pd.DataFrame:
+def load(found: list[Planned], storage: Path, points: pd.DataFrame) -> pd.DataFrame:
     """All evaluations, in the columns of :mod:`rllib_ddn.cli.curves`: the win rate where the env knows it, else the mean return.
+
+    Args:
+        points: of trials without folders.
 
     Raises:
         ValueError: there are none.
@@ -136,10 +171,13 @@ def load(found: list[Planned], storage: Path) -> pd.DataFrame:
     frames = []
     for trial in found:
         if folders := trial.folders(storage):
-            frames.append(evaluations(folders).assign(row=trial.row, seed=trial.seed))
+            frames.append(evaluations(folders).assign(row=trial.row, seed=trial.seed)[COLUMNS])
+        else:
+            frames.append(_of(trial, points))
+    frames = [frame for frame in frames if len(frame)]
     if not frames:
         raise ValueError(f"there are no evaluations under {storage}.")
-    return pd.concat(frames, ignore_index=True)[["row", "seed", "network", "env steps", "hours", "metric", "value"]]
+    return pd.concat(frames, ignore_index=True)
 
 
 def markdown(name: str, every: pd.DataFrame, caption: str, steps: int, where: str) -> str:
@@ -201,6 +239,7 @@ def reproduce(
     out: Path,
     cpus: int | None,
     no_run: bool,
+    points: Path | None,
 ) -> int:
     """Runs a table's trials and writes NAME.md, NAME.csv and NAME.png; the arguments are the command's options.
 
@@ -208,7 +247,7 @@ def reproduce(
         The exit status of the training.
 
     Raises:
-        ValueError: an unknown table or row, or there are no evaluations.
+        ValueError: an unknown table or row, a file of points that is none, or there are no evaluations.
     """
     if name not in TABLES:
         raise ValueError(f"there is no table {name!r}; there are {', '.join(TABLES)}.")
@@ -219,18 +258,20 @@ def reproduce(
     storage = storage.expanduser().absolute()
     grid = trials(name, env=env, env_config=env_config, seeds=seeds, steps=steps, overrides=config)
     found = [trial for trial in grid if not rows or trial.row in rows]
-    status = 0 if no_run else run(found, storage, name, cpus)
+    earlier = read_points(points)
+    status = 0 if no_run else run(found, storage, name, cpus, earlier)
 
-    if status and not any(trial.folders(storage) for trial in found):
+    if status and earlier.empty and not any(trial.folders(storage) for trial in found):
         return status  # the training has told why
-    every = load(found, storage)
+    every = load(found, storage, earlier)
     steps = max(trial.steps for trial in found)
     every = every[every["env steps"] <= 1.1 * steps]
-    left = [trial for trial, _ in pending(found, storage)]
+    found = [trial for trial in found if (every["row"] == trial.row).any()]  # rows of which nothing was run are not there
+    left = [trial for trial, _ in pending(found, storage, earlier)]
     played_in = {trial.config["env"]: None for trial in found}
     settings = {json.dumps(trial.config.get("env_config", {})): None for trial in found}
     where = " ".join([*played_in, *settings]) if len(settings) == 1 else ", ".join(played_in)
-    numbers = sorted({trial.seed for trial in found})
+    numbers = sorted(set(every["seed"]))
     caption = f"{where}, {steps:,} env steps, seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}."
     if config:
         caption += f" With {json.dumps(config)}."
