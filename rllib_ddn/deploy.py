@@ -99,6 +99,12 @@ class ExportedPolicy:
             TeamEnvError: a part is missing or has another shape, there are NaN or infinity, or an agent has no action.
         """
         as_array = isinstance(observations, np.ndarray) and not self._alone
+        in_info = [member["id"] for member in self._members if member.get("mask_in_info")]
+        if in_info and action_mask is None and not as_array:
+            raise TeamEnvError(
+                f"in training the action mask of agent {in_info[0]!r} was in its info: give act() what masks the infos have as its "
+                "second argument, a dict by agent (of one agent alone, its mask)."
+            )
         if as_array:
             obs, mask = self._from_arrays(observations, action_mask)
         else:
@@ -165,7 +171,7 @@ class ExportedPolicy:
         counts = np.array([member["num_actions"] for member in self._members])
         own = np.arange(self._size("action_mask")) < counts[:, None]  # [n, A]: the others are padding
         if action_mask is None:
-            if any(member["has_action_mask"] for member in self._members):
+            if any(member["has_action_mask"] or member.get("mask_in_info") for member in self._members):
                 raise TeamEnvError("the action mask is missing, which the agents had in training: act(observations, action_mask).")
             return obs, np.broadcast_to(own, (len(obs), *own.shape))
         return obs, self._array("action_mask", np.asarray(action_mask)) & own

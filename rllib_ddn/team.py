@@ -110,12 +110,14 @@ class Member(NamedTuple):
         observation_space: what it observes, without mask and state.
         num_actions: number of its own actions.
         has_action_mask: whether its observation comes with a mask.
+        mask_in_info: whether its info may have one instead, as PettingZoo allows; without it all actions are available.
     """
 
     id: Any
     observation_space: spaces.Space
     num_actions: int
     has_action_mask: bool
+    mask_in_info: bool = False
 
 
 def team_spaces(spec: TeamSpec) -> tuple[spaces.Tuple, spaces.Tuple]:

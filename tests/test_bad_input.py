@@ -10,6 +10,7 @@ from ray.rllib.examples.envs.classes.multi_agent.two_step_game import TwoStepGam
 from ray.tune.error import TuneError
 
 from rllib_ddn import DDN, DDNConfig, Mixer, QMIXConfig
+from rllib_ddn.cli.results import KeepResults
 from rllib_ddn.cli.resume import check_checkpoint
 from rllib_ddn.team import TeamEnvError
 from support.configs import small_config
@@ -171,10 +172,11 @@ def test_bad_data_in_mid_training_loses_nothing_trained(build, wrong, message, r
         np.testing.assert_array_equal(other.get_policy().get_weights()[name], value)
 
 
-def test_under_tune_what_was_trained_lies_in_the_trials_folder(tmp_path):
+@pytest.mark.parametrize("callbacks", [[], [KeepResults()]], ids=["tune.run", "rllib train"])
+def test_under_tune_what_was_trained_lies_in_the_trials_folder(tmp_path, callbacks):
     config = team_config("nan obs", at=2).to_dict()
     with pytest.raises(TuneError):
-        tune.run("DDN", config=config, storage_path=str(tmp_path), verbose=0)
+        tune.run("DDN", config=config, storage_path=str(tmp_path), verbose=0, callbacks=callbacks)
     (saved,) = tmp_path.rglob("checkpoint_before_error")
     assert (saved.parent / "params.json").is_file()
     check_checkpoint(saved)

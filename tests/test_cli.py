@@ -126,7 +126,7 @@ def test_a_game_in_the_current_directory(tmp_path):
     assert played["leader"]["episode_len_mean"] == 4
 
 
-def test_resume_finishes_an_experiment(trained):
+def test_resume_finishes_an_experiment(trained, tmp_path):
     folder, _ = trained
     again = rllib("train", "file", folder / "tiny.yaml", "--storage-path", folder / "results", "--ray-num-cpus", 2, "--resume")
     assert again.count("terminated, results in") == 2
@@ -135,6 +135,19 @@ def test_resume_finishes_an_experiment(trained):
     refused = CliRunner().invoke(app, [*other, "--config", '{"gamma": 0.5}'])
     assert refused.exit_code == 2
     assert "was begun with gamma = 0.99, and --resume goes on with that, not with 0.5" in refused.output
+    # A setting that is left out now, or one within the env's, goes back to its default.
+    for key, nested, message in (
+        ("train_batch_size", None, "was begun with train_batch_size = 4, and --resume goes on with that, not with 32"),
+        ("env_config", "grid_size", "was begun with env_config = {"),
+    ):
+        spec = yaml.safe_load((folder / "tiny.yaml").read_text())
+        config = spec["tiny"]["config"]
+        del (config[key] if nested else config)[nested or key]
+        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(spec))
+        arguments = ("train", "file", tmp_path / "tiny.yaml", "--storage-path", folder / "results", "--resume")
+        refused = CliRunner().invoke(app, [*map(str, arguments)])
+        assert refused.exit_code == 2
+        assert message in refused.output
 
 
 def test_options_without_a_file_restore_and_emulated_nodes(trained, tmp_path):

@@ -66,6 +66,36 @@ def test_a_time_limit_truncates():
     assert arrays(env, observation)[0][0].tolist() == [1, 2, 3]  # the final observation, to bootstrap from
 
 
+def test_the_teams_info_is_the_first_members_who_is_still_there():
+    env = team()
+    env.reset()
+    assert env._info({"a": {"battle_won": False}, "b": {"battle_won": True}})["battle_won"] is False
+    told = env._info({"b": {"battle_won": True}})  # a has left
+    assert told == {"battle_won": True, "agents": {"b": {"battle_won": True}}}
+
+
+def test_masks_in_infos_are_masks_of_the_agents():
+    told = [(member.has_action_mask, member.mask_in_info) for member in team().members]
+    assert told == [(False, True), (True, False)]  # a's comes in its info, b's in its observation
+
+
+@pytest.mark.parametrize(
+    ("declared", "state", "dtype"),
+    [
+        (Box(0, 1, (2,), np.float32), [0, 1], np.float32),
+        (Box(0, 1, (2,), np.float64), np.zeros(2, int), np.float32),
+        (Box(0, 9, (2,), np.uint8), [0, 1], np.uint8),
+        (None, [0, 1], np.float32),
+        (None, np.zeros(2), np.float32),
+        (None, np.zeros(2, np.int16), np.int16),
+    ],
+)
+def test_a_state_has_the_dtype_that_the_env_says(monkeypatch, declared, state, dtype):
+    monkeypatch.setattr(Uneven, "state_space", declared, raising=False)
+    monkeypatch.setattr(Uneven, "state", lambda _: state)
+    assert team().observation_space[0]["state"].dtype == dtype
+
+
 def test_team_reward_as_a_mean():
     env = team(team_reward="mean")
     env.reset()

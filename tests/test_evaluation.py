@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from ray.rllib.evaluation.metrics import RolloutMetrics
 
 from rllib_ddn.rllib.evaluation import compare
@@ -14,7 +15,8 @@ def test_evaluation_plays_both_networks_greedily_on_the_same_games(build, eval_r
     config.evaluation(evaluation_interval=2, evaluation_duration=5, evaluation_num_env_runners=eval_runners)
     algo = build(config)
     first, second = algo.train(), algo.train()
-    assert np.isnan(first["evaluation"]["leader"]["episode_return_mean"])
+    # Not played yet; the columns of progress.csv are those of the first result.
+    assert np.isnan([first["evaluation"]["leader"][figure] for figure in ("episode_return_mean", "win_rate")]).all()
     results = second["evaluation"]
     for network in ("leader", "follower"):
         assert 0 < results[network]["episode_len_mean"] <= 12
@@ -27,6 +29,26 @@ def test_evaluation_plays_both_networks_greedily_on_the_same_games(build, eval_r
     assert results["env_runners"]["episode_return_mean"] == results["follower"]["episode_return_mean"]
     # Evaluation is no training.
     assert algo._counters["num_episodes_sampled"] == 4
+
+
+def test_env_runners_of_the_training_evaluate_with_what_is_learned(build):
+    """They have the network that acts in training; the others of theirs are as they began, until an evaluation."""
+    config = small_config(behaviour_network="leader")
+    config.env_runners(num_env_runners=1)
+    config.evaluation(evaluation_interval=None, evaluation_duration=8)
+    algo = build(config)
+    algo.train()
+    results = algo.evaluate()
+    seeds = [[algo._evaluation_seed, 1, k] for k in range(8)]
+    for network in ("leader", "follower"):
+        here = algo.env_runner.policy.model.networks[network].state_dict()
+        (there,) = algo.env_runner_group.foreach_env_runner(
+            lambda runner, network=network: runner.policy.model.networks[network].state_dict(), local_env_runner=False
+        )
+        for name, value in here.items():
+            assert torch.equal(value, there[name]), name
+        returns = [algo.env_runner.play([seed], network, explore=False)[1][0].episode_reward for seed in seeds]
+        assert results[network]["episode_return_mean"] == pytest.approx(np.mean(returns))
 
 
 def test_knowledge_transfer_by_hand():

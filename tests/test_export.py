@@ -241,6 +241,9 @@ def test_agents_of_unequal_sizes_that_leave(tmp_path):
         taken.append([actions.get(agent, 0) for agent in ("a", "b")])
         observations, *_, infos = env.step(actions)
     assert taken == episode["actions"].tolist()
+    policy.reset()
+    with pytest.raises(TeamEnvError, match="in training the action mask of agent 'a' was in its info"):
+        policy.act(Uneven().reset()[0])
     with pytest.raises(TeamEnvError, match="the observation of agent 'b' has no \"action_mask\", which it had in training"):
         ExportedPolicy(tmp_path, agent="b").act(np.zeros(2))
 

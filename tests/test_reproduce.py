@@ -60,12 +60,13 @@ def test_stages_are_as_long_as_the_run():
     assert (found["ptde"]["leader_timesteps"], found["igmda"]["mixture_timesteps"]) == (80_000, 15_000)
 
 
-def write_trial(storage, name, config, returns, start=0):
-    """A trial's folder as Tune leaves it: an evaluation of both networks every 10 steps."""
+def write_trial(storage, name, config, returns, start=0, timestamp=1000):
+    """A trial's folder as Tune leaves it: an evaluation of both networks every 10 steps, and every 10 seconds."""
     folder = storage / name / f"DDN_predator_prey_{len(list(storage.rglob('params.json')))}"
     folder.mkdir(parents=True)
     (folder / "params.json").write_text(json.dumps(config))
     columns = {"timesteps_total": start + 10 * (1 + np.arange(len(returns)))}
+    columns["timestamp"] = timestamp + columns["timesteps_total"]
     for k, network in enumerate(("leader", "follower")):
         columns[f"evaluation/{network}/episode_return_mean"] = np.array(returns) - k
     pd.DataFrame(columns).to_csv(folder / "progress.csv", index=False)
@@ -156,22 +157,55 @@ def test_points_of_an_earlier_run_stand_for_trials_that_are_not_there(tmp_path):
 def test_the_tables_shown_are_written_from_their_points(name, tmp_path):
     """What `tuned_examples/results` shows is what the command makes of the points beside it."""
     shown = Path(__file__).parents[1] / "tuned_examples" / "results"
-    reproducing.reproduce(
-        name,
-        env=None,
-        env_config=None,
-        config={},
-        seeds=None,
-        steps=None,
-        rows=[],
-        storage=tmp_path,
-        out=tmp_path,
-        cpus=None,
-        no_run=True,
-        points=shown / f"{name}.csv",
-    )
+    shown_from_points(name, shown / f"{name}.csv", tmp_path)
     assert (tmp_path / f"{name}.md").read_text() == (shown / f"{name}.md").read_text()
     assert (tmp_path / f"{name}.csv").read_text() == (shown / f"{name}.csv").read_text()
+
+
+@pytest.mark.parametrize("dead_first", [True, False])
+def test_a_trial_that_was_begun_again_is_the_later_one(tmp_path, dead_first):
+    """Killed before its first checkpoint, it began from 0 again; the folders' names do not tell which came first."""
+    (trial, _) = reproducing.trials("table3", "predator_prey", None, 1, 100, {})
+    writes = [([1.0] * 3, 1000), ([2.0] * 10, 2000)]
+    for returns, timestamp in writes if dead_first else reversed(writes):
+        write_trial(tmp_path, "any", trial.config, returns, timestamp=timestamp)
+    assert final(reproducing.load([trial], tmp_path, NO_POINTS), "personalized", "leader", 0).tolist() == [2]
+    assert list(reproducing.pending([trial], tmp_path, NO_POINTS)) == []
+
+
+def test_the_win_rate_is_what_is_told_where_any_evaluation_has_it(tmp_path):
+    (trial, other) = reproducing.trials("table3", "predator_prey", None, 1, 100, {})
+    for each, wins in ((trial, [np.nan, 0.5]), (other, [np.nan, np.nan])):  # the first iteration was not evaluated
+        path = write_trial(tmp_path, each.row, each.config, [np.nan, 3.0]) / "progress.csv"
+        pd.read_csv(path).assign(**{"evaluation/leader/win_rate": wins}).to_csv(path, index=False)
+    told = {each.row: reproducing.load([each], tmp_path, NO_POINTS)["metric"].unique().tolist() for each in (trial, other)}
+    assert told == {"personalized": ["win_rate"], "raw": ["episode_return_mean"]}
+
+
+def test_another_env_takes_its_settings_from_the_config():
+    (trial, *_) = reproducing.trials("smax", "predator_prey", None, 1, None, {"env_config": {"penalty": 1.0}})
+    assert trial.config["env_config"] == {"penalty": 1.0}
+    (trial, *_) = reproducing.trials("smax", "predator_prey", {"penalty": 3.0}, 1, None, {})
+    assert trial.config["env_config"] == {"penalty": 3.0}
+
+
+def shown_from_points(name, points, out, **options):
+    nothing = {"env": None, "env_config": None, "config": {}, "seeds": None, "steps": None, "rows": []}
+    reproducing.reproduce(name, **nothing | options, storage=out / "storage", out=out, cpus=None, no_run=True, points=points)
+
+
+def test_points_are_of_the_grid_as_it_is(tmp_path):
+    shown = Path(__file__).parents[1] / "tuned_examples" / "results" / "sight.csv"
+    for options in ({"env": "smax"}, {"env_config": {"penalty": 1.0}}, {"config": {"lr": 0.1}}, {"steps": 1000}):
+        with pytest.raises(ValueError, match="leave --env, --env-config, --config and --steps out"):
+            shown_from_points("sight", shown, tmp_path, **options)
+    points = tmp_path / "sight.csv"
+    points.write_bytes(shown.read_bytes())
+    with pytest.raises(ValueError, match="choose another --out"):
+        shown_from_points("sight", points, tmp_path, rows=["ddn"])
+    points.write_text(points.read_text().replace("episode_return_mean", "win_rate", 1))
+    with pytest.raises(ValueError, match="some evaluations tell the win_rate and others the episode_return_mean"):
+        shown_from_points("sight", points, tmp_path)
 
 
 def test_a_half_copied_checkpoint_is_passed_over(tmp_path):

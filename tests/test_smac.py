@@ -13,8 +13,9 @@ from ray.tune.registry import get_trainable_cls
 
 from rllib_ddn.cli.playing import play as play_checkpoint
 from rllib_ddn.envs import smac as module
-from rllib_ddn.envs.grouping import BROKEN, as_team_env
+from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.envs.smac import PAPER_MAPS, SMACGames, SMACTeam
+from rllib_ddn.envs.vector import BROKEN
 from rllib_ddn.team import TeamEnvError, TeamSpec
 from support.configs import learner_stats, small_config
 from support.programs import TESTS

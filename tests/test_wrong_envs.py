@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+import tree
 from gymnasium import spaces
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from pettingzoo import ParallelEnv
@@ -44,7 +45,12 @@ class Team(MultiAgentEnv):
         self.observation_space, self.action_space = Tuple([Dict(parts)] * 2), Tuple([Discrete(2)] * 2)
 
     def observe(self):
-        obs = np.zeros(self.obs_space.shape, self.obs_space.dtype)
+        space = self.obs_space
+        obs = (
+            {k: np.zeros(s.shape, s.dtype) for k, s in space.items()}
+            if isinstance(space, Dict)
+            else np.zeros(space.shape, space.dtype)
+        )
         agents = [{"obs": obs, "action_mask": np.ones(2, np.int8), "state": np.zeros(2, np.float32)} for _ in range(2)]
         return {"team": tuple(self.spoil(agents) if self.t == 2 else agents)}
 
@@ -203,6 +209,22 @@ def test_compute_single_action_refuses_values_that_are_not_in_the_space(build, s
     algo.compute_single_action(observation, state)
     with pytest.raises(TeamEnvError, match=message):
         algo.compute_single_action((observation[0], {**observation[1], "obs": value}), state)
+
+
+def test_compute_actions_of_observations_with_parts(build):
+    """A team's observations may be dicts, batched or not."""
+    space = Dict({"far": Box(-1, 1, (2,), np.float32), "near": Box(-1, 1, (3,), np.float32)})
+    register_env("team_with_parts", lambda _: Team(obs_space=space))
+    config = small_config()
+    config.env_config = {}
+    algo, env = build(config.environment("team_with_parts")), Team(obs_space=space)
+    observation, state = env.reset()[0]["team"], algo.get_policy().get_initial_state()
+    observation[0]["obs"]["near"][:] = 1
+    _, _, single = algo.compute_single_action(observation, state, explore=False)
+    batched = tree.map_structure(lambda part: np.stack([part, part]), observation)
+    _, _, both = algo.get_policy().compute_actions(batched, explore=False)
+    assert both["q_values"].shape == (2, 2, 2)
+    np.testing.assert_allclose(both["q_values"][1], single["q_values"], rtol=1e-6)
 
 
 def test_compute_single_action_on_wrapped_envs(build):

@@ -82,7 +82,7 @@ def _play(env: str, env_config: dict[str, Any]) -> tuple[int | None, ...]:
             total, steps, ended = total + float(rewards[0]), steps + 1, bool(terminated[0] or truncated[0])
         rate, info = steps / (time.perf_counter() - start), games.info(0)
     finally:
-        games.close()
+        team.close()
     sizes = (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim, games.episode_limit)
     typer.echo(
         f"{env_config.get('map_name', env)}: {sizes[0]} agents, {sizes[1]} actions, observations of {sizes[2]} and a state of "

@@ -47,7 +47,8 @@ def evaluations(folders: Sequence[Path], metric: str | None = None) -> pd.DataFr
         parts.append(progress)
     results = pd.concat(parts, ignore_index=True)
     if metric is None:
-        metric = "win_rate" if any(f"evaluation/{network}/win_rate" in results for network in NETWORKS) else "episode_return_mean"
+        wins = results.filter(regex="^evaluation/[a-z]+/win_rate$").notna().any(axis=None)
+        metric = "win_rate" if wins else "episode_return_mean"
     found = []
     for key, network in NETWORKS.items():
         if (column := f"evaluation/{key}/{metric}") in results:

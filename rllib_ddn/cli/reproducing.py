@@ -53,7 +53,7 @@ class Planned:
     def folders(self, storage: Path) -> list[Path]:
         """Of this trial and its continuations, the oldest first."""
         found = [folder for folder in result_folders(storage) if (folder / "params.json").is_file() and self.matches(folder)]
-        return sorted(found, key=lambda folder: _steps(folder)[0])
+        return sorted(found, key=lambda folder: int(pd.read_csv(folder / "progress.csv", nrows=1)["timestamp"].iloc[0]))
 
 
 def trials(
@@ -70,7 +70,7 @@ def trials(
     for name, spec in grid.items():
         shared = {**spec["config"], "env": env or spec["env"], **overrides}
         if env_config is not None or shared["env"] != spec["env"]:
-            shared["env_config"] = env_config or {}
+            shared["env_config"] = overrides.get("env_config", {}) if env_config is None else env_config
         its_steps, its_seeds = spec["stop"]["timesteps_total"], spec["config"]["seed"]["grid_search"]
         for key in SCALED:
             if key in shared and steps:
@@ -81,10 +81,9 @@ def trials(
     return found
 
 
-def _steps(folder: Path) -> tuple[int, int]:
-    """First and last step that a trial's folder knows of."""
-    steps = pd.read_csv(folder / "progress.csv", usecols=["timesteps_total"])["timesteps_total"]
-    return int(steps.min()), int(steps.max())
+def _reached(folder: Path) -> int:
+    """The last step that a trial's folder knows of."""
+    return int(pd.read_csv(folder / "progress.csv", usecols=["timesteps_total"])["timesteps_total"].max())
 
 
 def read_points(file: Path | None) -> pd.DataFrame:
@@ -120,7 +119,7 @@ def pending(found: list[Planned], storage: Path, points: pd.DataFrame) -> Iterat
     """
     for trial in found:
         folders = trial.folders(storage)
-        reached = _steps(folders[-1])[1] if folders else _of(trial, points)["env steps"].max()  # NaN where there are none
+        reached = _reached(folders[-1]) if folders else _of(trial, points)["env steps"].max()  # NaN where there are none
         if reached >= trial.steps:
             continue
         checkpoints = [p for folder in folders for p in sorted(folder.glob("checkpoint_[0-9]*"))]
@@ -247,7 +246,8 @@ def reproduce(
         The exit status of the training.
 
     Raises:
-        ValueError: an unknown table or row, a file of points that is none, or there are no evaluations.
+        ValueError: an unknown table or row, points that are none or do not belong to these options, or there are no
+            evaluations, or some of win rates and others of returns.
     """
     if name not in TABLES:
         raise ValueError(f"there is no table {name!r}; there are {', '.join(TABLES)}.")
@@ -258,12 +258,18 @@ def reproduce(
     storage = storage.expanduser().absolute()
     grid = trials(name, env=env, env_config=env_config, seeds=seeds, steps=steps, overrides=config)
     found = [trial for trial in grid if not rows or trial.row in rows]
+    if points and (env, env_config, config, steps) != (None, None, {}, None):
+        raise ValueError("--points are of the grid as it is: leave --env, --env-config, --config and --steps out, or --points.")
+    if points and (rows or seeds) and points.resolve() == (out / f"{name}.csv").resolve():
+        raise ValueError(f"{points} would keep the rows and seeds alone that are asked for: choose another --out.")
     earlier = read_points(points)
     status = 0 if no_run else run(found, storage, name, cpus, earlier)
 
     if status and earlier.empty and not any(trial.folders(storage) for trial in found):
         return status  # the training has told why
     every = load(found, storage, earlier)
+    if len(metrics := every["metric"].unique()) > 1:
+        raise ValueError(f"some evaluations tell the {metrics[0]} and others the {metrics[1]}: they are not of one env.")
     steps = max(trial.steps for trial in found)
     every = every[every["env steps"] <= 1.1 * steps]
     found = [trial for trial in found if (every["row"] == trial.row).any()]  # rows of which nothing was run are not there
@@ -286,6 +292,6 @@ def reproduce(
     window = default_window(steps)
     shown = [replace(curve, row=table.legend(curve.row), panel=table.panel(curve.row)) for curve in curves(every, window)]
     played = games(get_trainable_cls(t.run).get_default_config().to_dict() | t.config for t in found)
-    draw(shown, every["metric"].iloc[0], played, window, f"{table.title}\n{where}", out / f"{name}.png")
+    draw(shown, metrics[0], played, window, f"{table.title}\n{where}", out / f"{name}.png")
     typer.echo(text)
     return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -70,9 +71,10 @@ class KeepResults(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Also removes a checkpoint that could not be written to its end, as on a full disk."""
         storage = trial.storage
-        whole = Path(trial.checkpoint.path).name if trial.checkpoint else ""
+        newest = trial.run_metadata.checkpoint_manager.latest_checkpoint_result  # its own, not one that it was restored from
+        whole = Path(newest.checkpoint.path).name if newest else ""
         for found in storage.storage_filesystem.get_file_info(FileSelector(storage.trial_fs_path, allow_not_found=True)):
-            if found.base_name.startswith("checkpoint_") and found.base_name > whole:
+            if re.fullmatch(r"checkpoint_\d+", found.base_name) and found.base_name > whole:
                 storage.storage_filesystem.delete_dir(found.path)
         self.on_trial_complete(iteration, trials, trial)
 

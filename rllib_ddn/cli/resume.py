@@ -76,13 +76,14 @@ def prepare(experiments: dict[str, dict[str, Any]], may_mutate: bool = False) ->
         if spec := experiments.get(homes[trial.trial_id]):
             algo = get_trainable_cls(trial.trainable_name)
             defaults = algo.get_default_config().to_dict() if issubclass(algo, Algorithm) else {}
-            theirs = {**defaults, **trial.config, "run": trial.trainable_name}
-            for key, value in {"run": spec["run"], **({} if may_mutate else spec["config"])}.items():
-                if key != "log_level" and not _may_be(theirs.get(key), value):
-                    begun = theirs.get(key)
+            begun = {"run": trial.trainable_name} | ({} if may_mutate else _merged(defaults, trial.config))
+            given = {"run": spec["run"]} | ({} if may_mutate else _merged(defaults, spec["config"]))
+            for key in {**given, **begun}:
+                if key != "log_level" and not _may_be(begun.get(key), given.get(key)):
                     fail(
-                        f"{first.path} was begun with {key} = {begun!r}, and --resume goes on with that, not with {value!r}: "
-                        "name the new experiment differently (-n, or its name in the file), or leave --resume out."
+                        f"{first.path} was begun with {key} = {begun.get(key)!r}, and --resume goes on with that, not with "
+                        f"{given.get(key)!r}: name the new experiment differently (-n, or its name in the file), or leave "
+                        "--resume out."
                     )
     left = [trial for trial in trials if trial.status != Trial.TERMINATED]
     if not left:
@@ -102,6 +103,12 @@ def prepare(experiments: dict[str, dict[str, Any]], may_mutate: bool = False) ->
     return Resumed(homes, experiments)
 
 
+def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What a config comes to: of a dict among the defaults, a key that is not given stays as it is."""
+    nested = {k: _merged(defaults[k], v) for k, v in given.items() if isinstance(v, dict) and isinstance(defaults.get(k), dict)}
+    return {**defaults, **given, **nested}
+
+
 def _may_be(theirs: Any, given: Any) -> bool:
     """Whether a trial's setting may come from what an experiment says, which may leave a choice."""
     if isinstance(given, Domain):
@@ -109,7 +116,7 @@ def _may_be(theirs: Any, given: Any) -> bool:
     if isinstance(given, dict):
         if "grid_search" in given:
             return True
-        return isinstance(theirs, dict) and all(_may_be(theirs.get(key), value) for key, value in given.items())
+        return isinstance(theirs, dict) and all(_may_be(theirs.get(key), given.get(key)) for key in {**theirs, **given})
     if isinstance(given, (list, tuple)):
         return isinstance(theirs, (list, tuple)) and len(theirs) == len(given) and all(map(_may_be, theirs, given))
     return callable(given) or same(theirs, given)

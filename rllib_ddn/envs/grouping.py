@@ -35,7 +35,7 @@ from rllib_ddn.team import (
     unbounded_box,
 )
 
-__all__ = ["BROKEN", "MAX_INPUT_SIZE", "TeamGames", "as_team_env", "members_of", "team_of"]
+__all__ = ["MAX_INPUT_SIZE", "TeamGames", "as_team_env", "members_of", "team_of"]
 
 _logger = logging.getLogger(__name__)
 
@@ -281,7 +281,7 @@ class _ConcatenatingGames(VectorTeamEnv):
     def __init__(self, games: VectorTeamEnv):
         self._games, spec = games, games.spec
         self.spec = replace(spec, state_dim=spec.num_agents * spec.obs_dim, state_dtype=spec.obs_dtype)
-        self.episode_limit, self.names, self.steps_all_games = games.episode_limit, games.names, games.steps_all_games
+        self.episode_limit, self.names = games.episode_limit, games.names
         self._observe()
 
     def reset(self, seeds: np.ndarray) -> None:

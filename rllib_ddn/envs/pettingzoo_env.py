@@ -51,7 +51,8 @@ class PettingZooTeam(MultiAgentEnv):
         self._members = list(self.env.possible_agents)
         self.render_mode = getattr(self.env, "render_mode", None)
 
-        self.members = [_member(self.env, agent) for agent in self._members]
+        _, infos = self.env.reset(seed=0)
+        self.members = [_member(self.env, agent, infos.get(agent, {})) for agent in self._members]
         self._obs_spaces = [member.observation_space for member in self.members]
         self._counts = [member.num_actions for member in self.members]
         self._masked = {member.id for member in self.members if member.has_action_mask}
@@ -65,9 +66,7 @@ class PettingZooTeam(MultiAgentEnv):
             ACTION_MASK: spaces.Box(0, 1, (self.num_actions,), np.int8),
         }
         if self._has_state:
-            state = self._initial_state()
-            self._state_dtype = np.dtype(np.float32) if state.dtype == np.float64 else state.dtype
-            self._state_space = parts[STATE] = unbounded_box((state.size,), self._state_dtype)
+            self._state_space = parts[STATE] = self._space_of_state()
         self.observation_space = spaces.Tuple(spaces.Dict(parts) for _ in self._members)
         self.action_space = spaces.Tuple(spaces.Discrete(self.num_actions) for _ in self._members)
         self.possible_agents = self.agents = [TEAM]
@@ -141,19 +140,25 @@ class PettingZooTeam(MultiAgentEnv):
                 raise TeamEnvError(f"the reward of agent {agent!r} is {reward!r}; a reward is a finite number.")
         return float(sum(rewards.values())) / (len(self._members) if self._mean else 1)
 
-    def _initial_state(self) -> np.ndarray:
-        self.env.reset(seed=0)
+    def _space_of_state(self) -> spaces.Box:
+        """As large as a state is; its dtype is that of the env's ``state_space``, or else of the array that it gives."""
         try:
-            return np.asarray(self.env.state())
+            state = self.env.state()
         except (NotImplementedError, AttributeError):
             raise TeamEnvError(
                 f'{self.env} has no state(): choose env_config={{"state": "concat"}} to use the concatenated observations.'
             ) from None
+        declared = getattr(self.env, "state_space", None)
+        given = state.dtype if isinstance(state, np.ndarray) else np.dtype(np.float32)  # a list does not tell
+        dtype = flat_dtype(declared) if isinstance(declared, spaces.Space) else given
+        return unbounded_box((np.size(state),), np.dtype(np.float32) if dtype == np.float64 else dtype)
 
     def _info(self, infos: dict) -> dict[str, Any]:
-        """The members' infos, and on top of them what the first member's info says."""
-        first = infos.get(self._members[0], {})
-        return {**first, "agents": infos}
+        """The members' infos, and on top of them each entry as the first member that has it tells it: some have left."""
+        told: dict[str, Any] = {}
+        for member in reversed(self._members):
+            told |= infos.get(member, {})
+        return {**told, "agents": infos}
 
 
 def _load(env: Any):
@@ -225,12 +230,16 @@ def _choice(arguments: dict, key: str, accepted: tuple[str, ...]) -> str:
     return value
 
 
-def _member(env: Any, agent: Any) -> Member:
-    """An agent, by PettingZoo's convention: a Dict with an action mask has the observation under that name."""
+def _member(env: Any, agent: Any, info: dict[str, Any]) -> Member:
+    """An agent, by PettingZoo's convention: a Dict with an action mask has the observation under that name.
+
+    Args:
+        info: of a first reset, where the mask may be instead.
+    """
     action_space = env.action_space(agent)
     if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
         raise TeamEnvError(f"the action space of agent {agent!r} is {action_space}; actions must be Discrete(n) starting at 0.")
     space = env.observation_space(agent)
     if isinstance(space, spaces.Dict) and "observation" in space.spaces:
-        return Member(agent, space["observation"], int(action_space.n), ACTION_MASK in space.spaces)
-    return Member(agent, space, int(action_space.n), False)
+        return Member(agent, space["observation"], int(action_space.n), ACTION_MASK in space.spaces, ACTION_MASK in info)
+    return Member(agent, space, int(action_space.n), False, ACTION_MASK in info)

@@ -58,7 +58,6 @@ class SMAXGames(VectorTeamEnv):
     """
 
     render_modes = ("rgb_array",)
-    steps_all_games = True
 
     def __init__(self, num_games: int, **arguments: Any):
         self._battle = _battle(arguments)

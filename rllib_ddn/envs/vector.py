@@ -35,8 +35,6 @@ class VectorTeamEnv(ABC):
         action_mask: ``[E, N, A]`` bool: the available actions.
         names: the agents' names in the game, where they have any.
         render_modes: what :meth:`render` can draw.
-        steps_all_games: whether :meth:`step` steps the games that it is not asked to step, too; they are of no
-            use then until they are reset.
 
     ``obs``, ``state`` and ``action_mask`` are valid until the next :meth:`reset` or :meth:`step`.
     """
@@ -48,7 +46,6 @@ class VectorTeamEnv(ABC):
     action_mask: np.ndarray
     names: Sequence[str] | None = None
     render_modes: tuple[str, ...] = ()
-    steps_all_games = False
 
     @abstractmethod
     def reset(self, seeds: np.ndarray) -> None:
@@ -60,7 +57,7 @@ class VectorTeamEnv(ABC):
 
     @abstractmethod
     def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Steps the given games.
+        """Steps the given games. Those that are not stepped, of which nothing but a reset is asked from then on, may stay or go on.
 
         Args:
             actions: ``[len(envs), N]`` action indices.

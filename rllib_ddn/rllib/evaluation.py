@@ -64,7 +64,7 @@ def summarize(episodes: list[RolloutMetrics] | None) -> dict[str, float]:
     Without episodes all are NaN, which loggers leave out.
     """
     if not episodes:
-        names = ("episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean")
+        names = ("episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean", "win_rate")
         return dict.fromkeys(names, float("nan"))
     returns = [episode.episode_reward for episode in episodes]
     summary = {

@@ -233,6 +233,7 @@ def _described(member: Member) -> dict[str, Any]:
         "id": member.id if isinstance(member.id, str) else int(member.id),
         "num_actions": member.num_actions,
         "has_action_mask": member.has_action_mask,
+        "mask_in_info": member.mask_in_info,
         "observation": layout(member.observation_space),
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import tree
 from ray.rllib.models import ModelCatalog
 from ray.rllib.policy.sample_batch import SampleBatch
 from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
@@ -196,7 +197,8 @@ class ValueDecompositionPolicy(TorchPolicyV2):
             teams = [list(team) for team in batched]
         else:
             agents = [agent if isinstance(agent, dict) else {OBS: agent} for agent in batched]
-            teams = [[{k: v[b] for k, v in agent.items()} for agent in agents] for b in range(len(agents[0][OBS]))]
+            size = len(tree.flatten(agents)[0])
+            teams = [[tree.map_structure(lambda part: part[b], agent) for agent in agents] for b in range(size)]  # noqa: B023
         rows = [encode(team, self.observation_space, self.spec, needs_state) for team in teams]
         obs, state, mask = map(np.stack, zip(*rows, strict=True))
         return obs, state, mask

@@ -130,7 +130,6 @@ ACCEPTED: dict[str, Accepts] = {
     "extra_python_environs_for_driver": _VARIABLES,
     "extra_python_environs_for_worker": _VARIABLES,
     # Env runners and faults.
-    "create_env_on_local_worker": FLAG,
     "validate_env_runners_after_construction": FLAG,
     "restart_failed_env_runners": FLAG,
     "ignore_env_runner_failures": FLAG,
@@ -145,7 +144,6 @@ ACCEPTED: dict[str, Accepts] = {
     ),
     "evaluation_num_env_runners": COUNT_OR_0,
     "evaluation_parallel_to_training": FLAG,
-    "evaluation_unhealthy_workers_timeout_s": AT_LEAST_0,
     # Reporting, checkpoints, debugging.
     "keep_per_episode_custom_metrics": FLAG,
     "metrics_num_episodes_for_smoothing": COUNT,
@@ -198,6 +196,8 @@ _REASONS = {
     "max_requests_in_flight_per_env_runner": _CALLS,
     "env_runner_health_probe_timeout_s": _PINGS,
     "metrics_episode_collection_timeout_s": "metrics come with the episodes",
+    "create_env_on_local_worker": "the learner's process always has the env",
+    "evaluation_unhealthy_workers_timeout_s": "where no env runner is left that evaluates, the learner's process plays",
     **dict.fromkeys(("episode_lookback_horizon", "episodes_to_numpy", "compress_observations"), _ROUNDS),
     **dict.fromkeys(("num_epochs", "minibatch_size", "shuffle_batch_per_epoch"), _UPDATES),
     **dict.fromkeys(("observation_space", "action_space"), "the spaces are the env's"),

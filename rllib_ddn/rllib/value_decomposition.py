@@ -296,11 +296,11 @@ class ValueDecomposition(Algorithm):
             network that acts for a user.
         """
         self._before_evaluate()
-        if self.eval_env_runner_group:
-            self.eval_env_runner_group.sync_weights(
-                from_worker_or_learner_group=self.env_runner_group.local_env_runner,
-                global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]},
-            )
+        # Also where those who play in training evaluate, too: of the networks, they have had the one that acts.
+        self.eval_runners.group.sync_weights(
+            from_worker_or_learner_group=self.env_runner if self.eval_env_runner_group else None,
+            global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]},
+        )
         config, told = self.evaluation_config, {"algorithm": self, "metrics_logger": self.metrics}
         make_callback("on_evaluate_start", self.callbacks, self.config.callbacks_on_evaluate_start, kwargs=told)
         seeds = [[self._evaluation_seed, self.iteration, k] for k in range(config.evaluation_duration)]
