@@ -171,8 +171,7 @@ TABLES = {
             row: (HOSTS[host], label)
             for host in ("vdn", "qmix", "qplex", "owqmix")
             for row, label in ((host, HOSTS[host]), (f"ddn_{host}", f"DDN on {HOSTS[host]}"))
-        }
-        | {"ddn_vdn_units": ("VDN", "DDN on VDN, state of units")},
+        },
         folder="comparisons",
     ),
 }
