@@ -155,7 +155,7 @@ TABLES = {
             "ctds": ("other methods", "CTDS"),
             "ptde": ("other methods", "PTDE"),
             "igmda": ("other methods", "IGM-DA"),
-            "ddn_last_stage": ("other methods", "DDN, last stage"),
+            "ddn_leader_first": ("other methods", "DDN, leader first"),
             "ddn_block": ("one loss", "DDN, L_B alone"),
             "ddn_q": ("one loss", "DDN, L_Q alone"),
             "ddn_feature": ("one loss", "DDN, L_F alone"),
