@@ -107,7 +107,7 @@ def read_points(file: Path | None) -> pd.DataFrame:
     return points
 
 
-def _of(trial: Planned, points: pd.DataFrame) -> pd.DataFrame:
+def _points_of(trial: Planned, points: pd.DataFrame) -> pd.DataFrame:
     return points[(points["row"] == trial.row) & (points["seed"] == trial.seed)]
 
 
@@ -119,7 +119,7 @@ def pending(found: list[Planned], storage: Path, points: pd.DataFrame) -> Iterat
     """
     for trial in found:
         folders = trial.folders(storage)
-        reached = _reached(folders[-1]) if folders else _of(trial, points)["env steps"].max()  # NaN where there are none
+        reached = _reached(folders[-1]) if folders else _points_of(trial, points)["env steps"].max()  # NaN where there are none
         if reached >= trial.steps:
             continue
         checkpoints = [p for folder in folders for p in sorted(folder.glob("checkpoint_[0-9]*"))]
@@ -172,7 +172,7 @@ def load(found: list[Planned], storage: Path, points: pd.DataFrame) -> pd.DataFr
         if folders := trial.folders(storage):
             frames.append(evaluations(folders).assign(row=trial.row, seed=trial.seed)[COLUMNS])
         else:
-            frames.append(_of(trial, points))
+            frames.append(_points_of(trial, points))
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         raise ValueError(f"there are no evaluations under {storage}.")

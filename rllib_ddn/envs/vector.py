@@ -57,7 +57,7 @@ class VectorTeamEnv(ABC):
 
     @abstractmethod
     def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Steps the given games. Those that are not stepped, of which nothing but a reset is asked from then on, may stay or go on.
+        """Steps the given games. What becomes of the others until they are reset is up to the env.
 
         Args:
             actions: ``[len(envs), N]`` action indices.

@@ -296,7 +296,7 @@ class ValueDecomposition(Algorithm):
             network that acts for a user.
         """
         self._before_evaluate()
-        # Also where those who play in training evaluate, too: of the networks, they have had the one that acts.
+        # All networks, also to the training's env runners where these evaluate: for playing they are sent the acting one alone.
         self.eval_runners.group.sync_weights(
             from_worker_or_learner_group=self.env_runner if self.eval_env_runner_group else None,
             global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]},
