@@ -42,7 +42,7 @@ def play(num_games: int = 64, steps: int = 200) -> tuple[Tensor, Tensor, Tensor]
             games.reset(games=np.flatnonzero(over))
             last = np.where(over[:, None], -1, last)
     obs, state, last_action = (torch.from_numpy(np.stack(column, 1)) for column in zip(*rows, strict=True))
-    local_input = LocalInput(games.num_predators, games.action_mask.shape[-1], obs.shape[-1])
+    local_input = LocalInput(games.num_predators, games.action_mask.shape[-1])
     return obs.float(), state.float(), local_input(obs, last_action)
 
 

@@ -62,7 +62,7 @@ def test_a_leader_sees_its_own_agent_past_a_state_that_tells_nothing():
     """
     torch.manual_seed(1)
     rows, agents, offers, state_dim = 256, 4, 40, 400
-    local_input = LocalInput(agents, offers, offers)
+    local_input = LocalInput(agents, offers)
     sizes = TeamSizes(num_agents=agents, num_actions=offers, state_dim=state_dim, obs_dim=offers, hidden_dim=64)
     defaults = DDNConfig()
     leader = GlobalGuidingNetwork(sizes, embed_dim=defaults.fusion_embed_dim, hyper_dim=defaults.fusion_hyper_dim)

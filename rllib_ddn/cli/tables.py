@@ -126,7 +126,7 @@ TABLES = {
         folder="comparisons",
     ),
     "smax_hard": Table(
-        "DDN and its host on SMAX's harder maps",
+        "DDN and its host on SMAX, a million steps",
         ("Map", "Algorithm"),
         {
             "5m_vs_6m_qmix": ("5m_vs_6m", "QMIX"),
@@ -139,6 +139,8 @@ TABLES = {
             "5m_vs_6m_ddn_vdn": ("5m_vs_6m, host VDN", "DDN on VDN"),
             "3s_vs_5z_qmix": ("3s_vs_5z", "QMIX"),
             "3s_vs_5z_ddn": ("3s_vs_5z", "DDN"),
+            "3s5z_qmix": ("3s5z", "QMIX"),
+            "3s5z_ddn": ("3s5z", "DDN"),
         },
         folder="comparisons",
     ),

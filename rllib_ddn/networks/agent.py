@@ -21,34 +21,30 @@ class LocalInput(nn.Module):
     Args:
         num_agents: N.
         num_actions: A.
-        obs_dim: O.
     """
 
     agent_id: Tensor
     actions: Tensor
 
-    def __init__(self, num_agents: int, num_actions: int, obs_dim: int):
+    def __init__(self, num_agents: int, num_actions: int):
         super().__init__()
-        self.obs_dim = obs_dim
         self.register_buffer("agent_id", torch.eye(num_agents), persistent=False)
         self.register_buffer("actions", torch.arange(num_actions), persistent=False)
 
-    def forward(self, obs: Tensor, last_action: Tensor) -> Tensor:
+    def forward(self, obs: Tensor, last_action: Tensor, agent: Tensor | None = None) -> Tensor:
         """
         Args:
-            obs: ``[..., N, O]``, of any type.
-            last_action: ``[..., N]`` integers; -1, the "action" before the first step, becomes
+            obs: ``[..., n, O]`` of n agents, of any type.
+            last_action: ``[..., n]`` integers; -1, the "action" before the first step, becomes
                 a row of zeros.
+            agent: ``[n]`` int64, which of the N agents they are; None where they are all, in order.
 
         Returns:
-            float32 ``[..., N, Z]`` with Z = O + A + N. The observations are its first O columns.
+            float32 ``[..., n, Z]`` with Z = O + A + N. The observations are its first O columns.
         """
-        behind = self.obs_dim + len(self.actions)
-        z = torch.empty(*obs.shape[:-1], behind + len(self.agent_id), dtype=self.agent_id.dtype, device=obs.device)
-        z[..., : self.obs_dim] = obs
-        z[..., self.obs_dim : behind] = last_action.unsqueeze(-1) == self.actions
-        z[..., behind:] = self.agent_id
-        return z
+        number = self.agent_id if agent is None else self.agent_id[agent]
+        parts = (obs, last_action.unsqueeze(-1) == self.actions, number.expand(*obs.shape[:-1], -1))
+        return torch.cat(parts, -1).to(number.dtype)
 
 
 class AgentNetwork(nn.Module):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from rllib_ddn.checks import line
 from rllib_ddn.deploy import FORMAT_VERSION
 from rllib_ddn.envs.grouping import as_team_env, members_of
-from rllib_ddn.networks import TeamNetwork, greedy_actions
+from rllib_ddn.networks import LocalInput, TeamNetwork, greedy_actions
 from rllib_ddn.rllib.model import AGENT, FOLLOWER
 from rllib_ddn.team import Member, TeamSpec, discrete
 
@@ -43,17 +43,12 @@ class GreedyStep(nn.Module):
 
     Args:
         network: who acts.
-        spec: the team's sizes.
+        local_input: makes what it sees of an agent.
     """
 
-    every_action: Tensor
-    every_agent: Tensor
-
-    def __init__(self, network: TeamNetwork, spec: TeamSpec):
+    def __init__(self, network: TeamNetwork, local_input: LocalInput):
         super().__init__()
-        self.network = network
-        self.register_buffer("every_action", torch.arange(spec.num_actions), persistent=False)
-        self.register_buffer("every_agent", torch.arange(spec.num_agents), persistent=False)
+        self.network, self.local_input = network, local_input
 
     def forward(
         self, obs: Tensor, action_mask: Tensor, last_action: Tensor, hidden: Tensor, agent: Tensor, state: Tensor | None = None
@@ -68,8 +63,7 @@ class GreedyStep(nn.Module):
         Returns:
             The best available actions ``[B, n]``, Q values ``[B, n, A]``, and the new hidden state.
         """
-        number = (agent.unsqueeze(-1) == self.every_agent).expand(obs.shape[0], -1, -1)
-        z = torch.cat([obs.float(), (last_action.unsqueeze(-1) == self.every_action).float(), number.float()], -1)
+        z = self.local_input(obs, last_action, agent)
         inputs = (z,) if state is None else (z, state.float())
         out = self.network(*inputs, hidden=hidden)
         return greedy_actions(out.q, action_mask), out.q, out.hidden
@@ -107,8 +101,8 @@ def export_policy(
     if file_format not in SUFFIXES:
         raise ValueError(f"format is one of {', '.join(map(repr, SUFFIXES))}; got {file_format!r}.")
     members, spec = _members(policy.config), policy.spec
-    acting = copy.deepcopy(networks[network]).cpu().eval()
-    inputs = _inputs(acting, spec, policy.model.sizes.hidden_dim)
+    step = copy.deepcopy(GreedyStep(networks[network], policy.model.local_input)).cpu().eval()
+    inputs = _inputs(step.network, spec, policy.model.sizes.hidden_dim)
     about = {
         "format_version": FORMAT_VERSION,
         "file": f"{network}{SUFFIXES[file_format]}",
@@ -125,7 +119,7 @@ def export_policy(
     }
     text = re.sub(r"\[\n[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(about, indent=2, default=_told))
     with _quiet():
-        program = _traced(acting, spec, inputs)
+        program = _traced(step, inputs)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / about["file"]
@@ -152,7 +146,7 @@ def _inputs(network: TeamNetwork, spec: TeamSpec, hidden_dim: int) -> dict[str, 
     return inputs
 
 
-def _traced(network: TeamNetwork, spec: TeamSpec, inputs: dict[str, dict[str, Any]]) -> torch.export.ExportedProgram:
+def _traced(step: GreedyStep, inputs: dict[str, dict[str, Any]]) -> torch.export.ExportedProgram:
     """The network's step as a program for any number of teams and agents."""
     sizes = {"teams": 3, "agents": 2}  # of the example; torch takes 1 for a constant
     example = [
@@ -161,10 +155,10 @@ def _traced(network: TeamNetwork, spec: TeamSpec, inputs: dict[str, dict[str, An
     ]
     try:
         with torch.no_grad():
-            return torch.export.export(GreedyStep(network, spec), tuple(example), dynamic_shapes=_dynamic(inputs), strict=False)
+            return torch.export.export(step, tuple(example), dynamic_shapes=_dynamic(inputs), strict=False)
     except Exception as error:  # torch's errors are of many kinds
         raise ValueError(
-            f"{type(network).__name__} cannot be exported, which has to work for any number of teams and agents: "
+            f"{type(step.network).__name__} cannot be exported, which has to work for any number of teams and agents: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
 

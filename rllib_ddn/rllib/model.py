@@ -56,7 +56,7 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
         TorchModelV2.__init__(self, obs_space, action_space, num_outputs, model_config, name)
         nn.Module.__init__(self)
         self.spec = spec = TeamSpec.from_spaces(obs_space, action_space)
-        self.local_input = LocalInput(spec.num_agents, spec.num_actions, spec.obs_dim)
+        self.local_input = LocalInput(spec.num_agents, spec.num_actions)
         self.sizes = TeamSizes.of(spec, config["agent_hidden_dim"])
         self.build(config)
 

@@ -10,7 +10,7 @@ SPEC = TeamSpec(3, 4, 5, 6, np.dtype(np.int8), np.dtype(np.int8), has_action_mas
 
 def local_input():
     """Makes ``z`` of the team's observations and actions."""
-    return LocalInput(SPEC.num_agents, SPEC.num_actions, SPEC.obs_dim)
+    return LocalInput(SPEC.num_agents, SPEC.num_actions)
 
 
 SIZES = TeamSizes.of(SPEC, hidden_dim=8)
