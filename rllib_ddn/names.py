@@ -1,9 +1,26 @@
-"""Unknown names: which known ones are like them."""
+"""Names: which known ones are like an unknown one, and what a name in a module stands for."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
+
+OWN_FILES = "A file of your own is found in the folder that you stand in, and in those of PYTHONPATH."
+
+
+def imported(module: str, name: str) -> Any:
+    """What a module calls by a name.
+
+    Raises:
+        ImportError: there is no such module or name; the message tells where modules are found, for one that was not.
+    """
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        lost = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        raise ImportError(f"{error}. {OWN_FILES}" if lost else f"{error}.") from error
 
 
 def nearest(name: object, names: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:

@@ -108,22 +108,31 @@ def test_evaluate_a_checkpoint_and_save_gifs(trained, tmp_path):
     assert "StarCraft II draws itself: --save-replay writes replays" in told
 
 
-def test_a_game_in_the_current_directory(tmp_path):
-    """In Ray's workers too, and when the checkpoint is evaluated."""
-    (tmp_path / "my_game.py").write_text(
-        "from mpe2 import simple_spread_v3\n\n"
-        "def make(**options):\n    return simple_spread_v3.parallel_env(N=2, max_cycles=4, **options)\n"
-    )
+PETTINGZOO = "from mpe2 import simple_spread_v3\n\ndef make(**options):\n    return simple_spread_v3.parallel_env(N=2, **options)\n"
+RLLIB = (Path(__file__).parent / "examples" / "multi_agent_env.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "env", "env_config", "length"),
+    [(PETTINGZOO, "pettingzoo", {"env": "my_env:make", "max_cycles": 4}, 4), (RLLIB, "my_env.team", {"max_steps": 3}, 3)],
+    ids=["PettingZoo", "RLlib"],
+)
+def test_a_game_in_the_current_directory(text, env, env_config, length, tmp_path):
+    """In Ray's workers too, and when the checkpoint is evaluated; elsewhere its module is not found."""
+    (tmp_path / "my_env.py").write_text(text)
     config = {k: v for k, v in SMALL.items() if k != "env_config"} | {"num_env_runners": 1}
-    game = ["--env", "pettingzoo", "--env-config", json.dumps({"env": "my_game:make"})]
+    game = ["--env", env, "--env-config", json.dumps(env_config)]
     stop = ["--stop", '{"training_iteration": 1}', "--storage-path", "results", "--ray-num-cpus", 2]
     # As the console script runs: without -P the interpreter itself would put the current directory on the path.
     command = [sys.executable, "-P", "-c", "from rllib_ddn.cli import main; main()"]
     out = rllib("train", "--algo", "DDN", *game, *stop, "--config", json.dumps(config), cwd=tmp_path, command=command)
     assert "/tmp/ray/session" not in out
     (line,) = [line for line in out.splitlines() if "rllib evaluate " in line]
-    played = json.loads(rllib(*line.split()[1:], "--episodes", 2, cwd=tmp_path, command=command))
-    assert played["leader"]["episode_len_mean"] == 4
+    evaluate = [*line.split()[1:], "--episodes", 2]
+    played = json.loads(rllib(*evaluate, cwd=tmp_path, command=command))
+    assert played["leader"]["episode_len_mean"] == length
+    told = rllib(*evaluate, cwd=tmp_path / "results", command=command, code=2)
+    assert "cannot be imported: No module named 'my_env'. A file of your own is found in the folder that you stand in" in told
 
 
 def test_resume_finishes_an_experiment(trained, tmp_path):
@@ -194,7 +203,14 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
         (["train", "--algo", "ppo", "--env", "CartPole-v1"], "did you mean 'PPO'"),
         (["train", "--algo", "DDN", "--env", "predator_pray"], "there is no env 'predator_pray'; did you mean 'predator_prey'?"),
         (["train", "--algo", "PPO", "--env", "CartPole-v7"], "there is no env 'CartPole-v7'; did you mean 'CartPole-v1'"),
-        (["train", "--algo", "PPO", "--env", "nowhere.Game"], "the env 'nowhere.Game' cannot be imported"),
+        (
+            ["train", "--algo", "PPO", "--env", "nowhere.Game"],
+            "the env 'nowhere.Game' cannot be imported: No module named 'nowhere'. A file of your own is found in the folder",
+        ),
+        (
+            ["train", "--algo", "DDN", "--env", "my_game:Match"],
+            "there is no env 'my_game:Match'; an RLlib env of your own is 'my_game.Match'",
+        ),
         (["train", "--algo", "DDN", "--stop", "5"], """--stop is a JSON object such as '{"timesteps_total": 100000}'; got 5"""),
         (["train", "--algo", "DDN", "--stop", '{"timesteps_total": "all"}'], "takes a number"),
         (
@@ -226,7 +242,8 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
             ["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"env_config": {"sight": 0}}'],
             "sight is a whole number",
         ),
-        (["evaluate", "nowhere"], "nowhere is not a checkpoint"),
+        (["evaluate", "nowhere"], "nowhere does not exist."),
+        (["evaluate", "."], "is not a checkpoint: rllib_checkpoint.json is missing there."),
     ],
 )
 def test_errors_are_one_line_and_exit_2(arguments, message, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from ray import tune
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from examples import distillation_term, intrinsic_reward, leader, mixer, parallel_env
+from examples import distillation_term, intrinsic_reward, leader, mixer, multi_agent_env, parallel_env
 from support.configs import learner_stats, small_config
 
 # Of each example, the key that takes its class, where the class is in the model, and the statistics that are its own.
@@ -76,6 +76,21 @@ def test_an_env_of_ones_own(build):
     assert lengths.max() <= 8
     assert (lengths[~met] == 8).all()
     assert held["rewards"].sum(1).tolist() == met.astype(float).tolist()
+
+
+def test_an_rllib_env_of_ones_own(build):
+    """The team's reward is how many of the two say the number that they see."""
+    config = small_config()
+    config.env_config = {}
+    config.environment("echo", env_config=dict(multi_agent_env.config.env_config))
+    algo = build(config)
+    for _ in range(4):
+        result = algo.train()
+    assert np.isfinite(learner_stats(result)["loss_global"])
+    held = algo.local_replay_buffer.sample(8, np.random.default_rng(0))
+    assert held["actions"].max() < 5
+    seen = held["obs"][:, :-1].argmax(-1)  # [B, T, N]: of each step, without what is seen after the last
+    assert held["rewards"].tolist() == (held["actions"] == seen).sum(-1).tolist()
 
 
 def test_tensorboard_has_the_statistics_of_ones_own_parts(tmp_path):

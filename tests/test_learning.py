@@ -29,7 +29,8 @@ def mean_return(algo, network, seed, explore=False):
 
 
 def test_leader_and_follower_learn_a_small_predator_prey(build):
-    algo = build(small_predator_prey(1, 10_000, 15_000, penalty=0.0))
+    """On seeds 1 to 3, means of the last two evaluations are 13 to 17 (leaders) and 12 to 17 (followers)."""
+    algo = build(small_predator_prey(2, 10_000, 10_000, penalty=0.0).training(updates_per_episode=0.5))
 
     algo.env_runner.policy.global_timestep = 0  # epsilon is 1: every action is random
     assert mean_return(algo, "follower", 7, explore=True) < 4
@@ -39,8 +40,8 @@ def test_leader_and_follower_learn_a_small_predator_prey(build):
         algo.train()
         for network, history in returns.items():
             history.append(mean_return(algo, network, 8))
-    assert np.mean(returns["leader"][-2:]) > 12
-    assert np.mean(returns["follower"][-2:]) > 12
+    for history in returns.values():
+        assert np.mean(history[-2:]) > 11
     # What the follower knows, it has from the leader: it keeps up with it.
     assert np.mean(returns["follower"][-2:]) > 0.8 * np.mean(returns["leader"][-2:])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import json
@@ -25,7 +24,7 @@ from ray.tune.search.variant_generator import generate_variants
 import rllib_ddn
 from rllib_ddn.cli.interruption import DiskWatch
 from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
-from rllib_ddn.names import did_you_mean, nearest
+from rllib_ddn.names import did_you_mean, imported, nearest
 from rllib_ddn.team import TeamSpec
 
 SAMPLERS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randn", "randint", "qrandint", "lograndint")
@@ -245,14 +244,20 @@ def check_env_name(env: Any) -> None:
     if "." in env:
         module, _, name = env.rpartition(".")
         try:
-            getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
+            imported(module, name)
+        except ImportError as error:
             raise ValueError(f"the env {env!r} cannot be imported: {error}") from None
         return
     try:
         gymnasium.spec(env)
     except (gymnasium.error.Error, ImportError):
-        hint = did_you_mean(env, [*rllib_ddn.ENVS, *gymnasium.registry], rllib_ddn.ENVS, count=3)
+        module, _, name = env.partition(":")
+        hint = (
+            f"an RLlib env of your own is '{module}.{name}'; a PettingZoo one is the env pettingzoo with "
+            f'env_config={{"env": "{env}"}}.'
+            if name
+            else did_you_mean(env, [*rllib_ddn.ENVS, *gymnasium.registry], rllib_ddn.ENVS, count=3)
+        )
         raise ValueError(f"there is no env {env!r}; {hint}") from None
 
 

@@ -21,6 +21,7 @@ from ray.tune.registry import get_trainable_cls
 from ray.tune.search.sample import Domain
 
 from rllib_ddn.cli.options import fail
+from rllib_ddn.names import OWN_FILES
 from rllib_ddn.rllib.keys import same
 from rllib_ddn.rllib.value_decomposition import UNFINISHED
 
@@ -231,9 +232,16 @@ def check_checkpoint(folder: Path) -> None:
         ValueError: the folder is no checkpoint, or a file is empty or cut off.
     """
     if not (folder / "rllib_checkpoint.json").is_file():
-        below = [path.parent for path in folder.rglob("checkpoint_*/rllib_checkpoint.json")]
-        hint = f" The newest below it is {max(below, key=lambda path: path.stat().st_mtime)}." if below else ""
-        raise ValueError(f"{folder} is not a checkpoint: rllib_checkpoint.json is missing there.{hint}")
+        there = folder.is_dir()
+        found = (
+            folder.rglob("checkpoint_*/rllib_checkpoint.json")
+            if there
+            else folder.parent.glob("checkpoint_*/rllib_checkpoint.json")
+        )
+        newest = max((path.parent for path in found), key=lambda path: path.stat().st_mtime, default=None)
+        hint = f" The newest {'below' if there else 'beside'} it is {newest}." if newest else ""
+        why = "is not a checkpoint: rllib_checkpoint.json is missing there" if there else "does not exist"
+        raise ValueError(f"{folder} {why}.{hint}")
     for path in sorted(folder.rglob("*")):
         if any(part.startswith(UNFINISHED) for part in path.relative_to(folder).parts):
             continue  # a process was killed while it wrote another checkpoint into the folder
@@ -245,4 +253,5 @@ def check_checkpoint(folder: Path) -> None:
                     cloudpickle.load(file)
         except Exception as error:  # whatever unpickling a cut-off file raises
             what = "it is empty" if not path.stat().st_size else f"{type(error).__name__}: {error}"
-            raise ValueError(f"the checkpoint's file {path} cannot be read ({what}).") from error
+            where = f" {OWN_FILES}" if isinstance(error, ModuleNotFoundError) else ""
+            raise ValueError(f"the checkpoint's file {path} cannot be read ({what}).{where}") from error

@@ -37,7 +37,8 @@ def run(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
     left = [trial for trial in trials if not _finished(trial)]
     if interruption.why and (left or not trials):
         saved = any(trial.checkpoint for trial in trials)
-        then = "the same command with --resume goes on from there" if saved else "nothing new was saved"
+        again = "the same command" if options.resume else "the same command with --resume"
+        then = f"{again} goes on from there" if saved else "nothing new was saved"
         fail(f"{interruption.why}; {then}.", interruption.code)
     if failed := sum(trial.status == Trial.ERROR for trial in trials):
         fail(f"{failed} trials failed; the same command with --resume goes on from their checkpoints.", 1)

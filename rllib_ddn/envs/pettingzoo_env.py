@@ -13,7 +13,7 @@ from pettingzoo import AECEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_ddn.envs.vector import TEAM, warn_once
-from rllib_ddn.names import nearest
+from rllib_ddn.names import imported, nearest
 from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, flat_dtype, flatten, refuse_unknown_keys, unbounded_box
 
 
@@ -170,16 +170,9 @@ def _load(env: Any):
         raise TeamEnvError(f"{example}; got {env!r}.")
     module, name = env.split(":")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}.{_siblings(module)}{_where(error, module)}") from error
-
-
-def _where(error: Exception, module: str) -> str:
-    """Where modules are found, for one that was not."""
-    if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
-        return " A file of your own is found in the folder that you stand in, and in those of PYTHONPATH."
-    return ""
+        return imported(module, name)
+    except ImportError as error:
+        raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}{_siblings(module)}") from error
 
 
 def _made(factory: Any, name: Any, arguments: dict[str, Any]) -> Any:

@@ -19,6 +19,7 @@ from ray.rllib.utils.serialization import deserialize_type
 
 from rllib_ddn.envs import ENVS
 from rllib_ddn.envs.grouping import as_team_env, team_of
+from rllib_ddn.names import imported
 from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.faults import Failure
@@ -335,7 +336,13 @@ class ValueDecompositionConfig(AlgorithmConfig):
         try:
             env = as_team_env(creator(context), context)
         except EnvError as error:
-            there = f"{', '.join(ENVS)}, and those that you register with ray.tune.register_env()"
+            module, _, name = str(self.env).rpartition(".")
+            if module:
+                try:
+                    imported(module, name)
+                except ImportError as why:
+                    raise TeamEnvError(f"env is {self.env!r}, which cannot be imported: {why}") from error
+            there = f"{', '.join(ENVS)}, those that you register with ray.tune.register_env(), and MODULE.NAME"
             near = nearest_hint(self.env, ENVS)
             raise TeamEnvError(f"env is {self.env!r}, which is not registered: there are {there}.{near}") from error
         except ValueError:
