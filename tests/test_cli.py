@@ -3,8 +3,10 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +161,10 @@ def test_resume_finishes_an_experiment(trained, tmp_path):
         assert message in refused.output
 
 
-def test_options_without_a_file_restore_and_emulated_nodes(trained, tmp_path):
+def test_options_without_a_file_restore_and_emulated_nodes(trained, tmp_path, monkeypatch, request):
+    ray_tmpdir = Path(tempfile.mkdtemp())  # a short path, as Ray puts sockets there
+    request.addfinalizer(lambda: shutil.rmtree(ray_tmpdir, ignore_errors=True))
+    monkeypatch.setenv("RAY_TMPDIR", str(ray_tmpdir))
     trial = next(t for t in trial_folders(trained[0]) if json.loads((t / "params.json").read_text())["mixer"] == "qmix")
     (checkpoint,) = trial.glob("checkpoint_*")
     rllib(
@@ -171,6 +176,8 @@ def test_options_without_a_file_restore_and_emulated_nodes(trained, tmp_path):
     iterations = [json.loads(line)["training_iteration"] for line in result.read_text().splitlines()]
     assert iterations == [5, 6]  # goes on after the checkpoint's 4
     assert len(list(result.parent.glob("checkpoint_*"))) == 1
+    assert (ray_tmpdir / "ray" / "session_latest").exists()
+    assert not (ray_tmpdir / "ray" / "ray_current_cluster").exists()  # else scripts would look for nodes that are gone
 
 
 def test_a_python_file_and_rllibs_own_ppo(tmp_path):

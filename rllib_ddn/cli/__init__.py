@@ -298,7 +298,7 @@ def reproduce(
 
     Run again, it continues interrupted trials and starts no finished one anew. Figures are means of the evaluations
     in the last tenth of the steps, then the interquartile mean over seeds with a 95% bootstrap interval
-    (of three seeds: the mean, the lowest and the highest).
+    (of two or three: their mean, the lowest and the highest).
     """
     set_up(v, vv)
     games = None if env_config is None else parse_object("--env-config", env_config, '{"penalty": 2.0}')

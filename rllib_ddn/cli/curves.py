@@ -64,7 +64,9 @@ def result_folders(where: Path) -> list[Path]:
 
 
 LABEL = 46  # characters of a line in a legend
-OVER_SEEDS = "interquartile mean over seeds with its 95% bootstrap interval (of three seeds: mean, lowest and highest)"
+OVER_SEEDS = (
+    "interquartile mean over seeds with its 95% bootstrap interval (of two or three: their mean, the lowest and the highest)"
+)
 
 
 def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:

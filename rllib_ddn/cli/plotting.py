@@ -180,13 +180,10 @@ def name_env(trials: Sequence[Trained]) -> str:
 
 def markdown(every: pd.DataFrame, metric: str, first: int, last: int) -> str:
     """A table: of each row and network the evaluations between two env steps, over seeds and of each seed."""
-    lines = [
-        f"{metric.replace('_', ' ')}, mean of the evaluations from {first:,} to {last:,} env steps; {OVER_SEEDS}",
-        "",
-        "| | over seeds | single seeds |",
-        "|---|---|---|",
-    ]
-    for (row, network), _ in every.groupby(["row", "network"], sort=False):
-        values = final(every, str(row), str(network), first, last)
-        lines.append(f"| {row} {network}".rstrip() + f" | {figure_of(values)} | {', '.join(f'{v:.2f}' for v in values)} |")
+    rows = every[["row", "network"]].drop_duplicates().astype(str).itertuples(index=False)
+    seeds = {f"{row} {network}".rstrip(): final(every, row, network, first, last) for row, network in rows}
+    over = f"; {OVER_SEEDS}" if any(len(values) > 1 for values in seeds.values()) else ""
+    lines = [f"{metric.replace('_', ' ')}, mean of the evaluations from {first:,} to {last:,} env steps{over}", ""]
+    lines += ["| | over seeds | single seeds |", "|---|---|---|"]
+    lines += [f"| {name} | {figure_of(values)} | {', '.join(f'{v:.2f}' for v in values)} |" for name, values in seeds.items()]
     return "\n".join(lines)

@@ -30,10 +30,11 @@ def run(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
     """Completes the experiments with the command's options, checks them, and runs them on Tune."""
     with Interruption() as interruption:
         trials: list[Trial] = []
+        stop_ray = contextlib.ExitStack()
         with contextlib.suppress(KeyboardInterrupt):
-            _run(experiments, options, interruption, trials)
+            _run(experiments, options, interruption, trials, stop_ray)
         with one_line_errors(1):
-            ray.shutdown()
+            stop_ray.close()
     left = [trial for trial in trials if not _finished(trial)]
     if interruption.why and (left or not trials):
         saved = any(trial.checkpoint for trial in trials)
@@ -44,8 +45,14 @@ def run(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
         fail(f"{failed} trials failed; the same command with --resume goes on from their checkpoints.", 1)
 
 
-def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interruption: Interruption, trials: list[Trial]) -> None:
-    """Puts the trials that ran into the list."""
+def _run(
+    experiments: dict[str, dict[str, Any]],
+    options: TrainOptions,
+    interruption: Interruption,
+    trials: list[Trial],
+    stop_ray: contextlib.ExitStack,
+) -> None:
+    """Puts the trials that ran into the list, and what stops Ray onto the stack."""
     with one_line_errors():
         # Not None, which would join whatever cluster happens to run on this machine.
         address = options.ray_address or os.environ.get("RAY_ADDRESS", "local")
@@ -67,7 +74,7 @@ def _run(experiments: dict[str, dict[str, Any]], options: TrainOptions, interrup
             # alive until the trials are saved. Ours let their games end by it (outlive_sigterm), others' would not.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            _start_ray(options, address)
+            _start_ray(options, address, stop_ray)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         interruption.listen()
@@ -122,15 +129,18 @@ def _reason(trial: Trial) -> str:
     return lines[-1] if lines else "failed"
 
 
-def _start_ray(options: TrainOptions, address: str) -> None:
+def _start_ray(options: TrainOptions, address: str, stop_ray: contextlib.ExitStack) -> None:
     level = logging.INFO if options.v or options.vv else logging.ERROR
     if options.ray_num_nodes:
         cluster = Cluster()
+        stop_ray.callback(cluster.shutdown)  # else scripts on this machine would go on looking for it
         for _ in range(options.ray_num_nodes):
-            cluster.add_node(num_cpus=options.ray_num_cpus or 1, num_gpus=options.ray_num_gpus or 0)
+            cluster.add_node(num_cpus=options.ray_num_cpus or 1, num_gpus=options.ray_num_gpus or 0, include_dashboard=False)
+        stop_ray.callback(ray.shutdown)
         ray.init(address=cluster.address, log_to_driver=options.vv, logging_level=level)
     else:
         _check_address(address)
+        stop_ray.callback(ray.shutdown)
         ray.init(
             address=address,
             num_cpus=options.ray_num_cpus,
