@@ -17,7 +17,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
-from rllib_ddn.cli import app
+from rllib_ddn.cli import app, training
 from rllib_ddn.cli.experiments import check, complete, load, samplers
 from rllib_ddn.cli.options import TrainOptions
 from support.configs import SMALL_GAME
@@ -122,6 +122,7 @@ RLLIB = (Path(__file__).parent / "examples" / "multi_agent_env.py").read_text()
 def test_a_game_in_the_current_directory(text, env, env_config, length, tmp_path):
     """In Ray's workers too, and when the checkpoint is evaluated; elsewhere its module is not found."""
     (tmp_path / "my_env.py").write_text(text)
+    assert "2 agents" in rllib("check-env", env, "--env-config", json.dumps({**env_config, "state": "concat"}), cwd=tmp_path)
     config = {k: v for k, v in SMALL.items() if k != "env_config"} | {"num_env_runners": 1}
     game = ["--env", env, "--env-config", json.dumps(env_config)]
     stop = ["--stop", '{"training_iteration": 1}', "--storage-path", "results", "--ray-num-cpus", 2]
@@ -178,6 +179,24 @@ def test_options_without_a_file_restore_and_emulated_nodes(trained, tmp_path, mo
     assert len(list(result.parent.glob("checkpoint_*"))) == 1
     assert (ray_tmpdir / "ray" / "session_latest").exists()
     assert not (ray_tmpdir / "ray" / "ray_current_cluster").exists()  # else scripts would look for nodes that are gone
+
+
+def test_nodes_that_started_are_taken_down_where_another_fails(tmp_path, monkeypatch):
+    stopped = []
+
+    class Failing:
+        def add_node(self, **arguments):
+            raise OSError("no more nodes")
+
+        def shutdown(self):
+            stopped.append(self)
+
+    monkeypatch.setattr(training, "Cluster", Failing)
+    arguments = ["train", "--algo", "DDN", "--env", "predator_prey", "--config", json.dumps(SMALL), "--ray-num-nodes", "2"]
+    done = CliRunner().invoke(app, [*arguments, "--storage-path", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "no more nodes" in done.stderr
+    assert len(stopped) == 1
 
 
 def test_a_python_file_and_rllibs_own_ppo(tmp_path):
@@ -249,6 +268,8 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
             ["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"env_config": {"sight": 0}}'],
             "sight is a whole number",
         ),
+        (["train", "--algo", "DDN", "--env", "my.game:Match"], "an RLlib env of your own is 'my.game.Match'"),
+        (["train", "--algo", "PPO", "--env", "robots:Fetch-v3"], "there is no env 'robots:Fetch-v3'; did you mean"),
         (["evaluate", "nowhere"], "nowhere does not exist."),
         (["evaluate", "."], "is not a checkpoint: rllib_checkpoint.json is missing there."),
     ],

@@ -83,6 +83,8 @@ def test_an_rllib_env_of_ones_own(build):
     config = small_config()
     config.env_config = {}
     config.environment("echo", env_config=dict(multi_agent_env.config.env_config))
+    in_a_module = config.copy().environment("examples.multi_agent_env.team", env_config={"numbers": 3, "state": "concat"})
+    assert (in_a_module.check_env().obs_dim, in_a_module.check_env().state_dim) == (3, 6)
     algo = build(config)
     for _ in range(4):
         result = algo.train()

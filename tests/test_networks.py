@@ -15,7 +15,7 @@ N, A, S = 3, 4, 6
 def test_local_input_by_hand():
     local_input, last_action = LocalInput(num_agents=2, num_actions=3), torch.tensor([-1, 2])
     expected = [[7, 0, 0, 0, 1, 0], [8, 0, 0, 1, 0, 1]]  # o, one-hot u (none before the first step), one-hot i
-    for dtype in (torch.float32, torch.float64, torch.int8, torch.bool):
+    for dtype in (torch.float32, torch.float64, torch.int8, torch.uint16, torch.bool):
         z = local_input(torch.tensor([[7], [8]]).to(dtype), last_action)
         assert z.dtype == torch.float32
         assert z.tolist() == ([[1, *row[1:]] for row in expected] if dtype == torch.bool else expected)

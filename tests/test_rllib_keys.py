@@ -241,7 +241,14 @@ def test_messages_of_a_host_do_not_speak_of_ddn():
     [
         ({"policies_to_train": lambda *_: None}, r"policies_to_train is \['default_policy'\], or None"),
         ({"env": Mixer}, r"env <class .*Mixer'> cannot be made: it raised TypeError: Can't instantiate abstract class Mixer"),
-        ({"env": "0.0"}, r"env '0\.0' cannot be made: it raised TypeError"),
+        (
+            {"env": "nowhere.Game"},
+            r"env is 'nowhere.Game', which cannot be imported: No module named 'nowhere'. A file of your own is found",
+        ),
+        (
+            {"env": "fractions.Fraction", "env_config": {"a": 1}},
+            r"env 'fractions.Fraction' cannot be made: it raised TypeError: .*keyword",
+        ),
         ({"replay_buffer_config": {"type": None}}, r"replay_buffer_config\['type'\] is unknown"),
         ({"model": {"custom_model": 3}}, r"model\['custom_model'\] is the name of a registered model"),
         ({"enable_env_runner_and_connector_v2": True}, "False like enable_env_runner_and_connector_v2: these algorithms run on"),

@@ -192,7 +192,7 @@ def example_run(
 
 @app.command("check-env")
 def check_env(
-    env: Annotated[str, typer.Argument(help="Registered env, such as pettingzoo.")],
+    env: Annotated[str, typer.Argument(help="Registered env, such as pettingzoo, or MODULE.NAME of your own.")],
     env_config: Annotated[str, typer.Option(help="The env's config, as JSON.")] = "{}",
     v: Info = False,
     vv: Debug = False,

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import typer
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.env.env_context import EnvContext
 
 from rllib_ddn.cli.experiments import check_env_name
 from rllib_ddn.envs.grouping import TeamGames, as_team_env
+from rllib_ddn.envs.named import creator_of
 from rllib_ddn.envs.smac import PAPER_MAPS
 from rllib_ddn.envs.vector import SingleTeamEnv, VectorTeamEnv
 from rllib_ddn.rllib.config import ValueDecompositionConfig
@@ -59,8 +59,7 @@ def _play(env: str, env_config: dict[str, Any]) -> tuple[int | None, ...]:
         Agents, actions, observation, state, and the most steps of an episode (None where the env does not say).
     """
     context = EnvContext(env_config, worker_index=0)
-    _, creator = Algorithm._get_env_id_and_creator(env, ValueDecompositionConfig())
-    team = as_team_env(creator(context), context)
+    team = as_team_env(creator_of(env, ValueDecompositionConfig())(context), context)
     games: VectorTeamEnv = team.games if isinstance(team, SingleTeamEnv) else TeamGames([team])
     spec = games.spec
     rng, only, total, steps, ended = np.random.default_rng(0), np.arange(1), 0.0, 0, False

@@ -24,6 +24,7 @@ from ray.tune.search.variant_generator import generate_variants
 import rllib_ddn
 from rllib_ddn.cli.interruption import DiskWatch
 from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
+from rllib_ddn.envs.named import is_own
 from rllib_ddn.names import did_you_mean, imported, nearest
 from rllib_ddn.team import TeamSpec
 
@@ -241,7 +242,7 @@ def check_env_name(env: Any) -> None:
     """
     if not isinstance(env, str) or _global_registry.contains(ENV_CREATOR, env) or env.startswith("ale_py:ALE/"):
         return
-    if "." in env:
+    if is_own(env):
         module, _, name = env.rpartition(".")
         try:
             imported(module, name)
@@ -255,7 +256,7 @@ def check_env_name(env: Any) -> None:
         hint = (
             f"an RLlib env of your own is '{module}.{name}'; a PettingZoo one is the env pettingzoo with "
             f'env_config={{"env": "{env}"}}.'
-            if name
+            if name.isidentifier()
             else did_you_mean(env, [*rllib_ddn.ENVS, *gymnasium.registry], rllib_ddn.ENVS, count=3)
         )
         raise ValueError(f"there is no env {env!r}; {hint}") from None

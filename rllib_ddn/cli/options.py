@@ -25,7 +25,9 @@ Debug = Annotated[bool, typer.Option("--log-debug", "-vv", help="Log at level DE
 class TrainOptions:
     """The options of a training. None stands for what the file, else Tune, says."""
 
-    env: Annotated[str | None, typer.Option("--env", "-e", help="Registered env, such as predator_prey.")] = None
+    env: Annotated[
+        str | None, typer.Option("--env", "-e", help="Registered env, such as predator_prey, or MODULE.NAME of your own.")
+    ] = None
     config: Annotated[str, typer.Option("--config", "-c", help="The algorithm's config, as JSON.")] = "{}"
     env_config: Annotated[str, typer.Option(help="The env's config, as JSON.")] = "{}"
     stop: Annotated[str, typer.Option("--stop", "-s", help="When to stop, as JSON: '{\"timesteps_total\": 100000}'.")] = "{}"

@@ -240,7 +240,8 @@ def check_checkpoint(folder: Path) -> None:
         )
         newest = max((path.parent for path in found), key=lambda path: path.stat().st_mtime, default=None)
         hint = f" The newest {'below' if there else 'beside'} it is {newest}." if newest else ""
-        why = "is not a checkpoint: rllib_checkpoint.json is missing there" if there else "does not exist"
+        missing = "is a file, not a checkpoint's folder" if folder.exists() else "does not exist"
+        why = "is not a checkpoint: rllib_checkpoint.json is missing there" if there else missing
         raise ValueError(f"{folder} {why}.{hint}")
     for path in sorted(folder.rglob("*")):
         if any(part.startswith(UNFINISHED) for part in path.relative_to(folder).parts):

@@ -31,18 +31,20 @@ def run(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
     with Interruption() as interruption:
         trials: list[Trial] = []
         stop_ray = contextlib.ExitStack()
-        with contextlib.suppress(KeyboardInterrupt):
-            _run(experiments, options, interruption, trials, stop_ray)
-        with one_line_errors(1):
-            stop_ray.close()
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                _run(experiments, options, interruption, trials, stop_ray)
+        finally:
+            with one_line_errors(1):
+                stop_ray.close()
+    again = "the same command" if options.resume else "the same command with --resume"
     left = [trial for trial in trials if not _finished(trial)]
     if interruption.why and (left or not trials):
         saved = any(trial.checkpoint for trial in trials)
-        again = "the same command" if options.resume else "the same command with --resume"
         then = f"{again} goes on from there" if saved else "nothing new was saved"
         fail(f"{interruption.why}; {then}.", interruption.code)
     if failed := sum(trial.status == Trial.ERROR for trial in trials):
-        fail(f"{failed} trials failed; the same command with --resume goes on from their checkpoints.", 1)
+        fail(f"{failed} trials failed; {again} goes on from their checkpoints.", 1)
 
 
 def _run(

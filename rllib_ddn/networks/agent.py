@@ -43,8 +43,8 @@ class LocalInput(nn.Module):
             float32 ``[..., n, Z]`` with Z = O + A + N. The observations are its first O columns.
         """
         number = self.agent_id if agent is None else self.agent_id[agent]
-        parts = (obs, last_action.unsqueeze(-1) == self.actions, number.expand(*obs.shape[:-1], -1))
-        return torch.cat(parts, -1).to(number.dtype)
+        parts = (obs.to(number.dtype), last_action.unsqueeze(-1) == self.actions, number.expand(*obs.shape[:-1], -1))
+        return torch.cat(parts, -1)
 
 
 class AgentNetwork(nn.Module):

@@ -19,7 +19,7 @@ from ray.rllib.utils.serialization import deserialize_type
 
 from rllib_ddn.envs import ENVS
 from rllib_ddn.envs.grouping import as_team_env, team_of
-from rllib_ddn.names import imported
+from rllib_ddn.envs.named import creator_of
 from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.faults import Failure
@@ -331,17 +331,10 @@ class ValueDecompositionConfig(AlgorithmConfig):
     def _team_of_env(self) -> TeamSpec:
         if self.env is None:
             raise TeamEnvError(f'no env is set: {type(self).__name__}().environment("predator_prey"), say.')
-        _, creator = self.algo_class._get_env_id_and_creator(self.env, self)
         context = EnvContext(self.env_config, worker_index=0)
         try:
-            env = as_team_env(creator(context), context)
+            env = as_team_env(creator_of(self.env, self)(context), context)
         except EnvError as error:
-            module, _, name = str(self.env).rpartition(".")
-            if module:
-                try:
-                    imported(module, name)
-                except ImportError as why:
-                    raise TeamEnvError(f"env is {self.env!r}, which cannot be imported: {why}") from error
             there = f"{', '.join(ENVS)}, those that you register with ray.tune.register_env(), and MODULE.NAME"
             near = nearest_hint(self.env, ENVS)
             raise TeamEnvError(f"env is {self.env!r}, which is not registered: there are {there}.{near}") from error

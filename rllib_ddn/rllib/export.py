@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.env.env_context import EnvContext
 from torch import Tensor, nn
 
 from rllib_ddn.checks import line
 from rllib_ddn.deploy import FORMAT_VERSION
 from rllib_ddn.envs.grouping import as_team_env, members_of
+from rllib_ddn.envs.named import creator_of
 from rllib_ddn.networks import LocalInput, TeamNetwork, greedy_actions
 from rllib_ddn.rllib.model import AGENT, FOLLOWER
 from rllib_ddn.team import Member, TeamSpec, discrete
@@ -207,9 +207,8 @@ def _told(value: Any) -> Any:
 
 def _members(config: dict[str, Any]) -> list[Member]:
     """The agents of the config's env, which is made for that."""
-    _, creator = Algorithm._get_env_id_and_creator(config["env"], config)
     context = EnvContext(config["env_config"], worker_index=0)
-    env = as_team_env(creator(context), context)
+    env = as_team_env(creator_of(config["env"], config)(context), context)
     try:
         return members_of(env)
     finally:

@@ -37,6 +37,7 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 from ray.tune import PlacementGroupFactory
 
+from rllib_ddn.envs.named import creator_of
 from rllib_ddn.envs.vector import warn_once
 from rllib_ddn.learning.episodes import EpisodeReplay
 from rllib_ddn.learning.update import DivergenceError
@@ -88,6 +89,11 @@ class ValueDecomposition(Algorithm):
                 "node with them joins. Leave these keys 0 to learn and play on CPU cores."
             )
         return request
+
+    @staticmethod
+    @override(Algorithm)
+    def _get_env_id_and_creator(env_specifier: Any, config: Any) -> tuple[Any, Callable[[dict[str, Any]], Any]]:
+        return env_specifier, creator_of(env_specifier, config)
 
     @override(Algorithm)
     def setup(self, config: ValueDecompositionConfig) -> None:

@@ -1,0 +1,42 @@
+"""The env that a config names: registered, or ``MODULE.NAME``, a class or function of the user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.tune.registry import ENV_CREATOR, _global_registry
+
+from rllib_ddn.names import imported
+from rllib_ddn.team import TeamEnvError
+
+FOR_ALL_ENVS = ("state", "max_input_size")  # keys that are read of any env's config (see grouping.as_team_env)
+
+
+def is_own(env: Any) -> bool:
+    """Whether an env is ``MODULE.NAME``, and none that is registered under such a name."""
+    return isinstance(env, str) and "." in env and ":" not in env and not _global_registry.contains(ENV_CREATOR, env)
+
+
+def creator_of(env: Any, config: Any) -> Callable[[dict[str, Any]], Any]:
+    """What makes an env of an ``env_config``, as RLlib finds it, but for ``MODULE.NAME``: RLlib would hide its errors, and
+    have it take the keys that are for all envs."""
+    return partial(_make, env) if is_own(env) else Algorithm._get_env_id_and_creator(env, config)[1]
+
+
+def _make(name: str, env_config: dict[str, Any]) -> Any:
+    """The keys become keyword arguments; those for all envs only where the env names them.
+
+    Raises:
+        TeamEnvError: there is no such module or name.
+    """
+    module, _, own = name.rpartition(".")
+    try:
+        factory = imported(module, own)
+    except ImportError as error:
+        raise TeamEnvError(f"env is {name!r}, which cannot be imported: {error}") from error
+    named = inspect.signature(factory).parameters
+    return factory(**{key: value for key, value in env_config.items() if key in named or key not in FOR_ALL_ENVS})
