@@ -112,14 +112,16 @@ NOTHING = "rllib: interrupted; nothing new was saved."
 )
 @pytest.mark.parametrize("late", [False, True])
 def test_an_interruption_says_what_is_left(monkeypatch, capsys, trials, line, late):
-    def end(experiments, options, interruption, ran):
+    stopped = []
+
+    def end(experiments, options, interruption, ran, stop_ray):
+        stop_ray.callback(stopped.append, "Ray")
         interruption.why, interruption.code = "interrupted", 130
         ran += [SimpleNamespace(status=status, last_result={"done": done}, checkpoint=saved) for status, done, saved in trials]
         if late:  # a signal that comes when the trials have been saved
             raise KeyboardInterrupt
 
     monkeypatch.setattr("rllib_ddn.cli.training._run", end)
-    monkeypatch.setattr("ray.shutdown", lambda: None)
     monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if line:
         with pytest.raises(typer.Exit) as ended:
@@ -128,6 +130,7 @@ def test_an_interruption_says_what_is_left(monkeypatch, capsys, trials, line, la
     else:
         run({}, TrainOptions())
     assert capsys.readouterr().err.strip() == (line or "")
+    assert stopped == ["Ray"]
 
 
 def test_results_without_tunes_state_are_kept_beside(tmp_path, capsys):

@@ -29,6 +29,7 @@ from rllib_ddn.cli.tables import TABLES, Table
 
 SCALED = ("leader_timesteps", "mixture_timesteps")  # stages whose length follows the number of steps
 COLUMNS = ["row", "seed", "network", "env steps", "hours", "metric", "value"]
+DIGITS = "%.6g"  # of a value in the CSV
 
 
 @dataclass
@@ -176,7 +177,9 @@ def load(found: list[Planned], storage: Path, points: pd.DataFrame) -> pd.DataFr
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         raise ValueError(f"there are no evaluations under {storage}.")
-    return pd.concat(frames, ignore_index=True)
+    every = pd.concat(frames, ignore_index=True)
+    # As the CSV has them, so that the table that is made of it is the same to the last digit.
+    return every.assign(value=[float(DIGITS % value) for value in every["value"]])
 
 
 def markdown(name: str, every: pd.DataFrame, caption: str, steps: int, where: str) -> str:
@@ -288,7 +291,7 @@ def reproduce(
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(name, every, caption, steps, ", ".join(played_in))
     (out / f"{name}.md").write_text(text)
-    every.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+    every.to_csv(out / f"{name}.csv", index=False, float_format=DIGITS)
     window = default_window(steps)
     shown = [replace(curve, row=table.legend(curve.row), panel=table.panel(curve.row)) for curve in curves(every, window)]
     played = games(get_trainable_cls(t.run).get_default_config().to_dict() | t.config for t in found)
