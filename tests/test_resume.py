@@ -133,6 +133,22 @@ def test_an_interruption_says_what_is_left(monkeypatch, capsys, trials, line, la
     assert stopped == ["Ray"]
 
 
+def test_where_there_is_no_checkpoint_the_newest_is_named(tmp_path):
+    for number, age in ((1, 30), (2, 10), (3, 20)):
+        folder = tmp_path / f"checkpoint_{number}"
+        folder.mkdir()
+        (folder / "rllib_checkpoint.json").write_text("{}")
+        os.utime(folder, (1_000 - age, 1_000 - age))
+    newest = tmp_path / "checkpoint_2"
+    for folder, why in (
+        (tmp_path, rf"is not a checkpoint: .* The newest below it is {newest}\."),
+        (tmp_path / "checkpoint_0", rf"checkpoint_0 does not exist. The newest beside it is {newest}\."),
+        (newest / "rllib_checkpoint.json", r"is a file, not a folder\.$"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            check_checkpoint(folder)
+
+
 def test_results_without_tunes_state_are_kept_beside(tmp_path, capsys):
     trial = tmp_path / "name" / "trial"
     trial.mkdir(parents=True)

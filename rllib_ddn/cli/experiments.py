@@ -235,7 +235,7 @@ def is_ours(algo: type) -> bool:
 
 
 def check_env_name(env: Any) -> None:
-    """Looks a name up as RLlib does: registered, else MODULE.CLASS, else Gymnasium's.
+    """Looks a name up as RLlib does: registered, else MODULE.NAME, else Gymnasium's.
 
     Raises:
         ValueError: it is none of them.

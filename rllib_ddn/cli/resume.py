@@ -232,16 +232,14 @@ def check_checkpoint(folder: Path) -> None:
         ValueError: the folder is no checkpoint, or a file is empty or cut off.
     """
     if not (folder / "rllib_checkpoint.json").is_file():
-        there = folder.is_dir()
-        found = (
-            folder.rglob("checkpoint_*/rllib_checkpoint.json")
-            if there
-            else folder.parent.glob("checkpoint_*/rllib_checkpoint.json")
-        )
-        newest = max((path.parent for path in found), key=lambda path: path.stat().st_mtime, default=None)
-        hint = f" The newest {'below' if there else 'beside'} it is {newest}." if newest else ""
-        missing = "is a file, not a checkpoint's folder" if folder.exists() else "does not exist"
-        why = "is not a checkpoint: rllib_checkpoint.json is missing there" if there else missing
+        if folder.is_dir():
+            why, where = "is not a checkpoint: rllib_checkpoint.json is missing there", "below"
+            files = folder.rglob("checkpoint_*/rllib_checkpoint.json")
+        else:
+            why, where = "is a file, not a folder" if folder.exists() else "does not exist", "beside"
+            files = folder.parent.glob("checkpoint_*/rllib_checkpoint.json")
+        found = [path.parent for path in files]
+        hint = f" The newest {where} it is {max(found, key=lambda path: path.stat().st_mtime)}." if found else ""
         raise ValueError(f"{folder} {why}.{hint}")
     for path in sorted(folder.rglob("*")):
         if any(part.startswith(UNFINISHED) for part in path.relative_to(folder).parts):
