@@ -141,6 +141,8 @@ TABLES = {
             "3s_vs_5z_ddn": ("3s_vs_5z", "DDN"),
             "3s5z_qmix": ("3s5z", "QMIX"),
             "3s5z_ddn": ("3s5z", "DDN"),
+            "2s3z_qmix": ("2s3z", "QMIX"),
+            "2s3z_ddn": ("2s3z", "DDN"),
         },
         folder="comparisons",
     ),
