@@ -238,6 +238,9 @@ def test_rllibs_two_step_game_trains_as_it_is(build):
     results = algo.evaluate()
     assert results["leader"]["episode_return_mean"] >= 7
     assert results["follower"]["episode_return_mean"] >= 7
+    name = f"{TwoStepGameWithGroupedAgents.__module__}.{TwoStepGameWithGroupedAgents.__name__}"
+    by_name = DDNConfig().environment(name, env_config=config.env_config).check_env()
+    assert (by_name.num_agents, by_name.num_actions, by_name.obs_dim, by_name.state_dim) == (2, 2, 9, 6)
 
 
 def test_plain_spaces_are_observations():

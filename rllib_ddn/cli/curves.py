@@ -161,8 +161,8 @@ def games(params: Iterable[dict[str, Any]]) -> str:
 
 def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: str, out: Path, by: str = "env steps") -> None:
     """Writes a PNG: of each curve the interquartile mean over seeds with its 95% interval, as far as all seeds go, and
-    each single seed as a light line. A row has a color, a leader dashes, and a panel is a plot of its own. Where a bad start
-    lies far below zero, the axis begins higher, which the note below the figure says.
+    each single seed as a light line. A row has a color, a leader dashes, and a panel is a plot of its own; all have one scale.
+    Where a bad start lies far below zero, the axis begins higher, which the note below the figure says.
 
     Args:
         metric: a key of the results.
@@ -177,14 +177,15 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
     lines = -(-len(panels) // columns)
     name = METRICS.get(metric, metric.replace("_", " "))
     colors = {row: f"C{k % 10}" for k, row in enumerate(dict.fromkeys(curve.row for curve in shown))}
-    lowest = 0.0  # of what an axis cuts off
+    top, bottom = max(np.nanmax(c.seeds) for c in shown), min(np.nanmin(c.seeds) for c in shown)
+    cut = metric != "win_rate" and top > 0 and bottom < -0.6 * top
     with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         size = (8, 5.4) if len(panels) == 1 else (9, 0.8 + 4.4 * lines)
         crowded = len(panels) == 1 and (len(shown) > 6 or any(len(curve.label) > LABEL for curve in shown))
         if crowded:  # the legend stands beside, and the figure is as high as it has to be
             lengths = [len(textwrap.wrap(curve.label, LABEL)) + 0.5 for curve in shown]
             size = (12, max(4.8, 1 + 0.17 * sum(lengths)))
-        figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+        figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         for axes, panel in zip(grid.flat, panels, strict=False):
@@ -195,13 +196,11 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
             unit = "env steps" if by == "env steps" else f"{'minutes' if minutes else 'hours'} of training"
             axes.set(xlabel=unit, xlim=(0, None), title=panel)
             axes.set(ylabel=f"{name} ({games})" if games else name)
+            axes.tick_params(labelleft=True)
             if metric == "win_rate":
                 axes.set_ylim(-0.02, 1.02)
-            else:
-                top, bottom = max(np.nanmax(c.seeds) for c in its), min(np.nanmin(c.seeds) for c in its)
-                if top > 0 and bottom < -0.6 * top:
-                    axes.set_ylim(-0.6 * top, None)
-                    lowest = min(bottom, lowest)
+            elif cut:
+                axes.set_ylim(-0.6 * top, 1.05 * top)
             if minutes:
                 axes.xaxis.set_major_formatter(lambda hours, _: f"{60 * hours:.3g}")
             if by == "env steps":
@@ -217,8 +216,8 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
         note = f"Each point: the mean of the evaluations in the {window:,.0f} env steps before it."
         if any(len(curve.seeds) > 1 for curve in shown):
             note += f"\nBold: {OVER_SEEDS}; light: single seeds."
-        if lowest:
-            note += f"\nThe axis begins above the lowest point, {lowest:,.4g}."
+        if cut:
+            note += f"\nThe axis begins above the lowest point, {bottom:,.4g}."
         figure.supxlabel(note, fontsize=7)
         figure.savefig(out, dpi=150)
         plt.close(figure)

@@ -13,6 +13,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from rllib_ddn.names import imported
 from rllib_ddn.team import TeamEnvError
 
+WHOLE = ("config", "env_config")  # first arguments that are the env_config itself, as RLlib's own env classes have them
 FOR_ALL_ENVS = ("state", "max_input_size")  # keys that are read of any env's config (see grouping.as_team_env)
 
 
@@ -28,7 +29,8 @@ def creator_of(env: Any, config: Any) -> Callable[[dict[str, Any]], Any]:
 
 
 def _make(name: str, env_config: dict[str, Any]) -> Any:
-    """The keys become keyword arguments; those for all envs only where the env names them.
+    """The keys become keyword arguments, those for all envs only where the env names them; or ``env_config`` is the first argument,
+    where that is called so.
 
     Raises:
         TeamEnvError: there is no such module or name.
@@ -39,4 +41,6 @@ def _make(name: str, env_config: dict[str, Any]) -> Any:
     except ImportError as error:
         raise TeamEnvError(f"env is {name!r}, which cannot be imported: {error}") from error
     named = inspect.signature(factory).parameters
+    if next(iter(named), "") in WHOLE:
+        return factory(env_config)
     return factory(**{key: value for key, value in env_config.items() if key in named or key not in FOR_ALL_ENVS})
