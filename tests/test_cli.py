@@ -204,6 +204,7 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
         "from ray.rllib.algorithms.ppo import PPOConfig\n"
         "config = PPOConfig().environment('CartPole-v1').env_runners(num_env_runners=1)\n"
         "config.training(train_batch_size_per_learner=200, minibatch_size=100, num_epochs=1)\n"
+        "config.evaluation(evaluation_interval=1, evaluation_num_env_runners=1, evaluation_parallel_to_training=True)\n"
         "def nice(*, algorithm, **info):\n"
         "    import os, pathlib\n"
         f"    pathlib.Path({str(tmp_path / 'niceness')!r}).write_text(str(os.nice(0)))\n"
@@ -213,6 +214,8 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
     out = rllib("train", "file", tmp_path / "cartpole.py", "--storage-path", tmp_path, "--ray-num-cpus", 3, "--checkpoint-at-end")
     assert "terminated" in out
     assert (tmp_path / "niceness").read_text() == str(os.nice(0))  # in Ray's worker, whose own default is 15
+    again = rllib("train", "file", tmp_path / "cartpole.py", "--storage-path", tmp_path, "--ray-num-cpus", 3, "--resume")
+    assert "terminated" in again
     (checkpoint,) = tmp_path.glob("cartpole/*/checkpoint_*")
     played = json.loads(rllib("evaluate", checkpoint, "--algo", "PPO", "--episodes", 2))
     assert played["episode_return_mean"] > 5

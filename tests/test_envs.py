@@ -74,6 +74,23 @@ def test_the_teams_info_is_the_first_members_who_is_still_there():
     assert told == {"battle_won": True, "agents": {"b": {"battle_won": True}}}
 
 
+def test_the_members_infos_are_the_teams_where_rllib_has_grouped_them():
+    class Told(TwoStepGame):
+        """Only the second member tells that its game broke, both tell who they are."""
+
+        def step(self, actions):
+            *results, _ = super().step(actions)
+            return *results, {0: {"battle_won": True, "who": 0}, 1: {"who": 1, "episode_broken": True}}
+
+    game = Told({"one_hot_state_encoding": True, "separate_state_space": True})
+    spaces = Tuple([game.observation_space] * 2), Tuple([game.action_space] * 2)
+    games = TeamGames([as_team_env(game.with_agent_groups({"both": [0, 1]}, *spaces), {})])
+    games.reset(np.array([0]))
+    games.step(np.zeros((1, 2), int), np.array([0]))
+    told = games.info(0)
+    assert (told["battle_won"], told["who"], told["episode_broken"]) == (True, 0, True)
+
+
 def test_masks_in_infos_are_masks_of_the_agents():
     told = [(member.has_action_mask, member.mask_in_info) for member in team().members]
     assert told == [(False, True), (True, False)]  # a's comes in its info, b's in its observation

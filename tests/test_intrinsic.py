@@ -1,5 +1,7 @@
 """The intrinsic reward: its mask, its scale, its normalization, and the two stages at which it is added."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -107,11 +109,13 @@ def test_trajectory_stage_is_the_same_reward(build):
             "eps_id": np.full(steps, 77),
         }
     )
-    done = policy.postprocess_trajectory(batch)
+    episode = SimpleNamespace(custom_metrics={})
+    done = policy.postprocess_trajectory(batch, episode=episode)
     keep = np.random.default_rng(77).random(steps) < 0.5
     bonus = 2.0 * keep * error_of(policy.model.intrinsic, torch.from_numpy(state[:-1])).numpy()
     np.testing.assert_allclose(done["rewards"], rewards + bonus, rtol=1e-5)
     np.testing.assert_allclose(done["intrinsic_rewards"], bonus, rtol=1e-5)
+    assert episode.custom_metrics["intrinsic_reward"] == pytest.approx(bonus.mean())
     assert 0 < keep.sum() < steps
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
@@ -9,7 +10,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rllib_ddn import DDN, DDNConfig, Mixer, QMIXConfig, VDNConfig
 from rllib_ddn.cli.experiments import check
-from rllib_ddn.rllib.keys import declared
+from rllib_ddn.rllib.keys import Key, declared
 from rllib_ddn.rllib.rllib_keys import ACCEPTED, HINTS
 from rllib_ddn.team import TeamEnvError, TeamSpec
 from support.configs import plain_config, small_config
@@ -173,6 +174,8 @@ def test_train_batch_size_per_learner_as_an_argument():
         ("test_nepisode", "evaluation_duration"),
         ("use_cuda", "num_gpus"),
         ("n_step", "td_lambda"),
+        ("evaluation_num_episodes", "evaluation_duration"),
+        ("target_update_interval_or_tau", "tau"),
     ],
 )
 def test_what_users_of_pymarl_type(key, new):
@@ -182,10 +185,37 @@ def test_what_users_of_pymarl_type(key, new):
         DDNConfig().training(**{key: 1})
 
 
+def test_every_option_of_the_table_for_pymarls_users_has_a_hint():
+    table = (Path(__file__).parent.parent / "docs" / "from_pymarl.md").read_text().split("## Options")[1].split("PyMARL2's fine")[0]
+    firsts = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ")]
+    names = [name.split(":")[0] for first in firsts for name in re.findall(r"`([^`]+)`", first)]
+    names = [name for name in names if name.isidentifier() and name not in vars(DDNConfig())]
+    assert len(names) > 40
+    for name in names:
+        assert refusal({name: 1}).startswith(f"unknown config key {name!r}: "), name
+
+
 def test_the_hints_name_keys_that_there_are():
     for hint in HINTS.values():
-        for name in re.findall(r"\b(\w+_\w+)(?==|,| is| are| has| counts| looks| chooses)", hint):
+        for name in re.findall(r"\b(\w+_\w+)(?==|,| is| are| has| counts| looks| chooses| env)", hint):
             assert name in vars(DDNConfig()) or name == "checkpoint_config", hint
+
+
+@pytest.mark.parametrize("overrides", [{}, {"seed": 2}, None, DDNConfig(), DDNConfig.overrides(seed=3)], ids=type)
+def test_evaluations_are_greedy(overrides):
+    config = DDNConfig().evaluation(evaluation_config=overrides)
+    assert config.get_evaluation_config_object().explore is False
+    assert config.explore is True
+
+
+def test_evaluations_explore_where_they_are_told_to():
+    assert DDNConfig().evaluation(evaluation_config={"explore": True}).get_evaluation_config_object().explore is True
+
+
+def test_a_config_as_a_dict_holds_values_only():
+    for value in (config := DDNConfig()).to_dict().values():
+        assert not isinstance(value, Key)
+    assert config.copy().to_dict().keys() == config.to_dict().keys()
 
 
 @pytest.mark.parametrize(("mixer", "near"), [("QMIX", "qmix"), ("Qatten", "qatten"), ("VDN", "vdn"), ("ow_qmix", "owqmix")])

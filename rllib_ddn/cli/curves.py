@@ -23,7 +23,6 @@ METRICS = {
     "win_rate": "greedy win rate",
     "episode_return_mean": "greedy return",
     "episode_len_mean": "length of greedy episodes",
-    "battle_won_mean": "greedy win rate",
 }
 
 

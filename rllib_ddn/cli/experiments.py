@@ -26,6 +26,7 @@ from rllib_ddn.cli.interruption import DiskWatch
 from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
 from rllib_ddn.envs.named import is_own
 from rllib_ddn.names import did_you_mean, imported, nearest
+from rllib_ddn.rllib.keys import same
 from rllib_ddn.team import TeamSpec
 
 SAMPLERS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randn", "randint", "qrandint", "lograndint")
@@ -67,7 +68,9 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
         fail(f"{path} has no variable `config`: make it an AlgorithmConfig.")
     config = module.config
     algo = config.algo_class.__name__
-    return {path.stem: {"run": algo, "config": config.to_dict(), "stop": getattr(module, "stop", {})}}
+    defaults = config.algo_class.get_default_config().to_dict()  # left out: Tune's files do not keep all of them as they are
+    given = {key: value for key, value in config.to_dict().items() if key not in defaults or not same(value, defaults[key])}
+    return {path.stem: {"run": algo, "config": given, "stop": getattr(module, "stop", {})}}
 
 
 def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> tuple[str, dict[str, Any]]:

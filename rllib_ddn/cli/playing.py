@@ -56,7 +56,8 @@ def play(
             if env != config.env:
                 config.env_config = {}  # the keys of another env; --config '{"env_config": {...}}' gives this one's
             config.environment(env)
-        here = {"num_env_runners": 0, "evaluation_num_env_runners": 0, "num_gpus": min(config.num_gpus, torch.cuda.device_count())}
+        here = {"num_env_runners": 0, "evaluation_num_env_runners": 0, "evaluation_parallel_to_training": False}
+        here["num_gpus"] = min(config.num_gpus, torch.cuda.device_count())
         config.update_from_dict({**here, "evaluation_interval": 1, "log_sys_usage": False, **changes})
         if games := changes.get("num_envs_per_env_runner"):
             config.evaluation(evaluation_config={**(config.evaluation_config or {}), "num_envs_per_env_runner": games})

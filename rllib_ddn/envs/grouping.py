@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.env.wrappers.group_agents_wrapper import GROUP_INFO
 
-from rllib_ddn.envs.vector import BROKEN, VectorTeamEnv
+from rllib_ddn.envs.vector import BROKEN, VectorTeamEnv, joined
 from rllib_ddn.team import (
     ACTION_MASK,
     OBS,
@@ -166,7 +167,7 @@ class TeamGames(VectorTeamEnv):
             except Exception as error:
                 self._recover(e, error)
                 observation, info = self._envs[e].reset(seed=int(seed))
-            self._infos[e], self._steps[e] = info.get(self._team, {}), 0
+            self._infos[e], self._steps[e] = self._team_info(info), 0
             self._observe(e, observation)
 
     def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -189,12 +190,17 @@ class TeamGames(VectorTeamEnv):
             self._observe(e, observation)
             rewards[row] = self._number(reward.get(self._team, 0.0), e)
             terminated[row], truncated[row] = terminateds["__all__"], truncateds["__all__"]
-            self._infos[e] = info.get(self._team, {})
+            self._infos[e] = self._team_info(info)
         return rewards, terminated, truncated
 
     def info(self, env: int) -> dict[str, Any]:
         """The team's info from the last reset or step of one env."""
         return self._infos[env]
+
+    def _team_info(self, infos: dict[str, Any]) -> dict[str, Any]:
+        """The team's info; where RLlib has grouped the members' infos, with their entries."""
+        info = infos.get(self._team, {})
+        return {**joined(info.get(GROUP_INFO, ())), **info}
 
     def _recover(self, e: int, error: Exception) -> None:
         """Replaces env e, which has raised; or raises the exception."""

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from pettingzoo import AECEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.envs.vector import TEAM, warn_once
+from rllib_ddn.envs.vector import TEAM, joined, warn_once
 from rllib_ddn.names import imported, nearest
 from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, flat_dtype, flatten, refuse_unknown_keys, unbounded_box
 
@@ -155,10 +155,7 @@ class PettingZooTeam(MultiAgentEnv):
 
     def _info(self, infos: dict) -> dict[str, Any]:
         """The members' infos, and on top of them each entry as the first member that has it tells it: some have left."""
-        told: dict[str, Any] = {}
-        for member in reversed(self._members):
-            told |= infos.get(member, {})
-        return {**told, "agents": infos}
+        return {**joined(infos.get(member, {}) for member in self._members), "agents": infos}
 
 
 def _load(env: Any):

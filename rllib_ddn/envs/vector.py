@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,11 @@ TEAM_KEYS = ("state", "max_input_size")  # keys of an env_config that as_team_en
 LONG_EPISODE = 10_000  # steps after which an episode is reported as one that may never end
 
 _logger = logging.getLogger(__name__)
+
+
+def joined(infos: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One info of the members', each entry as the first member that has it tells it."""
+    return {key: value for info in reversed([*infos]) for key, value in info.items()}
 
 
 class VectorTeamEnv(ABC):

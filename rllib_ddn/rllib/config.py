@@ -47,7 +47,7 @@ from rllib_ddn.rllib.keys import (
     whole,
 )
 from rllib_ddn.rllib.model import AGENT, class_of
-from rllib_ddn.rllib.rllib_keys import ACCEPTED, EPSILON_GREEDY, HINTS, MODEL, check_rllibs_keys
+from rllib_ddn.rllib.rllib_keys import ACCEPTED, EPSILON_GREEDY, FORMER, HINTS, MODEL, check_rllibs_keys
 from rllib_ddn.team import TeamEnvError, TeamSpec
 
 RENAMED = {"lpn_lr": "follower_lr", "idm_lr": "intrinsic_lr"}
@@ -177,6 +177,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
         for name, value in declared(type(self)).items():
             setattr(self, name, copy.deepcopy(value.default))
 
+        self._prior_exploration_config = None  # RLlib takes the class's own key for one that a user has given
         # What these algorithms cannot do without.
         self.enable_rl_module_and_learner = False
         self.enable_env_runner_and_connector_v2 = False
@@ -184,7 +185,6 @@ class ValueDecompositionConfig(AlgorithmConfig):
         self.env_runner_cls = TeamEnvRunner
         self.batch_mode = "complete_episodes"
         self._disable_preprocessor_api = True  # observations stay in the env's dtype
-        self.evaluation_config = {"explore": False}
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -223,6 +223,8 @@ class ValueDecompositionConfig(AlgorithmConfig):
     @override(AlgorithmConfig)
     def evaluation(self, **settings: Any) -> Self:
         _refuse_non_dicts(settings)
+        if isinstance(whole := settings.get("evaluation_config"), AlgorithmConfig):  # which always has an explore
+            settings["evaluation_config"] = {name: value for name, value in whole.to_dict().items() if name != "explore"}
         return super().evaluation(**settings)
 
     @override(AlgorithmConfig)
@@ -236,7 +238,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
         config_dict = {k: v for k, v in config_dict.items() if not str(k).startswith("__") and k != "class"}
         for name in config_dict:
             translated = self._translate_special_keys(name, warn_deprecated=False)
-            if translated not in vars(self) and name not in _DICT_KEYS:
+            if (translated not in vars(self) and name not in _DICT_KEYS) or name in FORMER:
                 raise ValueError(self._unknown_key(name, [name for name in vars(self) if not name.startswith("_")]))
         _refuse_non_dicts(config_dict)
         for name in {"callbacks", "callbacks_class"} & config_dict.keys():
@@ -279,6 +281,14 @@ class ValueDecompositionConfig(AlgorithmConfig):
     @override(AlgorithmConfig)
     def _validate_callbacks_settings(self) -> None:
         """RLlib takes functions, as in ``callbacks(on_train_result=...)``, on its new API stack alone; these algorithms too."""
+
+    @override(AlgorithmConfig)
+    def get_evaluation_config_object(self) -> AlgorithmConfig | None:
+        """Evaluations are greedy, but for an ``evaluation_config`` that is a dict with an ``explore`` of its own."""
+        found = super().get_evaluation_config_object()
+        if found is not None and not (isinstance(self.evaluation_config, dict) and "explore" in self.evaluation_config):
+            found.explore = False
+        return found
 
     @override(AlgorithmConfig)
     def get_state(self) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
                 [T, N, A]``, the same of the following steps as ``new_...``, ``actions [T, N]``,
                 ``rewards [T]``, and ``eps_id [T]``, which seeds the mask.
             other_agent_batches: unused, there is one team.
-            episode: unused.
+            episode: RLlib's of these steps, whose metrics get the mean intrinsic reward of a step; may be None.
 
         Returns:
             The batch, with ``rewards`` replaced and ``intrinsic_rewards [T]`` added.
@@ -105,6 +105,8 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
             return sample_batch
         reward = intrinsic.reward(self._batch_of_trajectory(sample_batch))[:-1].cpu().numpy()
         sample_batch["intrinsic_rewards"] = reward
+        if episode is not None:
+            episode.custom_metrics["intrinsic_reward"] = float(reward.mean())
         sample_batch[SampleBatch.REWARDS] = sample_batch[SampleBatch.REWARDS] + reward
         return sample_batch
 

@@ -226,7 +226,11 @@ _RMSPROP = 'optimizer={"type": "rmsprop", "alpha": 0.99, "eps": 1e-5} has the op
 _MIXER = 'mixer_config={"embed_dim": 32, "hypernet_dim": 64} has QMIX\'s sizes'
 _ENV = 'environment("smac", env_config={"map_name": ...}) names the env'
 _STARTS = "learning starts with train_batch_size episodes"
+_ALGORITHM = 'the algorithm is the trainable or the config class that you choose, "QMIX" for one'
+_EVERY = "all is logged every iteration, which plays min_sample_timesteps_per_iteration env steps at least"
+_RESTORE = "rllib train --restore CHECKPOINT goes on from a checkpoint, --resume from an experiment's newest"
 _GREEDY = "evaluation_interval counts iterations, and evaluation_duration episodes; they are greedy"
+FORMER = ("evaluation_num_episodes",)  # Ray 1's, which RLlib still has among its keys and fails at
 HINTS = {
     **dict.fromkeys(("target_update_interval", "target_network_update_freq", "target_update_freq"), _TARGETS),
     **dict.fromkeys(("epsilon_start", "epsilon_finish", "epsilon_anneal_time", "epsilon", "epsilon_timesteps"), _EPSILON),
@@ -235,16 +239,24 @@ HINTS = {
     **dict.fromkeys(("optim_alpha", "optim_eps"), _RMSPROP),
     **dict.fromkeys(("mixing_embed_dim", "hypernet_embed", "hypernet_layers"), _MIXER),
     **dict.fromkeys(("env_args", "map_name"), _ENV),
-    **dict.fromkeys(("test_interval", "test_nepisode", "test_greedy"), _GREEDY),
+    **dict.fromkeys(("test_interval", "test_nepisode", "test_greedy", "evaluation_num_episodes"), _GREEDY),
     **dict.fromkeys(("rnn_hidden_dim", "hidden_dim"), "the agent networks' size is agent_hidden_dim"),
     **dict.fromkeys(("agent", "mac"), "the agent network is a GRU of size agent_hidden_dim; DDN's state_fusion chooses a leader"),
     **dict.fromkeys(("obs_agent_id", "obs_last_action"), "agent networks always see both"),
     **dict.fromkeys(("batch_size", "replay_batch_size"), "episodes per update are train_batch_size"),
     **dict.fromkeys(("batch_size_run", "runner"), "games played at once are num_envs_per_env_runner, in each of num_env_runners"),
     **dict.fromkeys(("t_max", "timesteps_total"), 'the end of a training is Tune\'s stop={"timesteps_total": ...}'),
-    **dict.fromkeys(("learner", "name"), 'the algorithm is the trainable or the config class that you choose, "QMIX" for one'),
+    **dict.fromkeys(("learner", "name", "agent_output_type"), _ALGORITHM),
     **dict.fromkeys(("learning_starts", "num_steps_sampled_before_learning_starts"), _STARTS),
-    **dict.fromkeys(("save_model", "save_model_interval", "checkpoint_path"), "checkpoints are Tune's: checkpoint_config"),
+    **dict.fromkeys(("save_model", "save_model_interval"), "checkpoints are Tune's: checkpoint_config"),
+    **dict.fromkeys(("checkpoint_path", "load_step"), _RESTORE),
+    **dict.fromkeys(("evaluate", "save_replay"), "rllib evaluate CHECKPOINT plays, with --save-replay for StarCraft II's replays"),
+    **dict.fromkeys(("log_interval", "runner_log_interval", "learner_log_interval"), _EVERY),
+    **dict.fromkeys(("use_tensorboard", "local_results_path"), "TensorBoard's files are written below Tune's storage_path"),
+    **dict.fromkeys(("common_reward", "reward_scalarisation"), 'env_config={"team_reward": "sum"} is for "pettingzoo", or "mean"'),
+    "standardise_rewards": "rewards are learned from as the env gives them; scale them there",
+    "target_update_interval_or_tau": f"{_TARGETS}; tau moves them a part of the way",
+    "repeat_id": 'one training a seed is seed={"grid_search": [1, 2, 3]}',
     "train_batch_size_per_learner": _UPDATES,
     "n_step": "td_lambda looks further ahead than one step",
     "grad_norm_clip": "the largest gradient norm is grad_clip",
