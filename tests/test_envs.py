@@ -215,6 +215,18 @@ def trained(env, env_config, build, **training):
     return algo, result["info"]["learner"]["default_policy"]["learner_stats"]
 
 
+@pytest.mark.parametrize(
+    ("name", "env_config"),
+    [("predator_prey", {"episode_limit": 3}), ("examples.multi_agent_env.team", {"max_steps": 3}), ("smax", {"map_name": "3m"})],
+)
+def test_what_a_time_limit_is_may_be_said_of_any_env(name, env_config):
+    config = DDNConfig().environment(name, env_config={**env_config, "timeouts": "terminate"})
+    assert config.check_env().num_agents > 1
+    config.env_config = {**config.env_config, "timeouts": "pymarl"}
+    with pytest.raises(TeamEnvError, match=r'env_config\["timeouts"\] is "truncate" or "terminate"; got \'pymarl\''):
+        config.check_env()
+
+
 def test_pursuit_trains_and_draws(build):
     env_config = {"env": f"pettingzoo.sisl.{PURSUIT}:parallel_env", "max_cycles": 12, "n_pursuers": 3, "state": "concat"}
     algo, stats = trained("pettingzoo", env_config, build)
@@ -228,15 +240,16 @@ def test_pursuit_trains_and_draws(build):
     assert frame.std() > 0
 
 
-def test_mpe_trains_with_its_own_state(build):
-    env_config = {"env": "mpe2.simple_spread_v3:parallel_env", "max_cycles": 10, "team_reward": "mean"}
+@pytest.mark.parametrize("timeouts", ["truncate", "terminate"])
+def test_mpe_trains_with_its_own_state(build, timeouts):
+    env_config = {"env": "mpe2.simple_spread_v3:parallel_env", "max_cycles": 10, "team_reward": "mean", "timeouts": timeouts}
     algo, stats = trained("pettingzoo", env_config, build)
     spec = algo.get_policy().spec
     assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim) == (3, 5, 18, 54)
     assert np.isfinite(stats["loss_global"])
     episodes = algo.local_replay_buffer.sample(2, np.random.default_rng(0))
     assert (episodes["length"] == 10).all()
-    assert not episodes["terminated"].any()  # a time limit
+    assert episodes["terminated"].tolist() == 2 * [timeouts == "terminate"]
 
 
 def test_rllibs_two_step_game_trains_as_it_is(build):

@@ -78,23 +78,7 @@ def test_time_limit_cuts_off_and_a_battle_ends(stand_in, continuing):
     games.close()
 
 
-@pytest.mark.parametrize("continuing", [False, True])
-def test_time_limits_terminate_as_in_pymarl(stand_in, continuing):
-    """A time limit ends an episode like a lost battle, whatever the info says of it."""
-    games = SMACGames(1, {"map_name": "5m_vs_6m", "timeouts": "terminate", "continuing_episode": continuing})
-    games.reset(np.arange(1))
-    env = games._games[0]._env
-    for step in range(70):
-        env.allies[:], env.enemies[:] = 1, 1  # nobody dies
-        _, terminated, truncated = games.step(np.ones((1, 5), int), np.arange(1))
-        assert (bool(terminated[0]), bool(truncated[0])) == (step == 69, False)
-    assert games.info(0)["battle_won"] is False
-    games.close()
-
-
 def test_bad_keys(stand_in):
-    with pytest.raises(TeamEnvError, match=r'env_config\["timeouts"\] of smac is "truncate" or "terminate"; got \'pymarl\''):
-        SMACTeam({"map_name": "MMM2", "timeouts": "pymarl"})
     with pytest.raises(TeamEnvError, match=r"env_config\['timeout'\] of smac is unknown; did you mean 'timeouts'\?"):
         SMACTeam({"map_name": "MMM2", "timeout": "terminate"})
 

@@ -21,7 +21,7 @@ from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.wrappers.group_agents_wrapper import GROUP_INFO
 
-from rllib_ddn.envs.vector import BROKEN, VectorTeamEnv, joined
+from rllib_ddn.envs.vector import BROKEN, TIMEOUTS, VectorTeamEnv, joined
 from rllib_ddn.team import (
     ACTION_MASK,
     OBS,
@@ -48,13 +48,16 @@ def as_team_env(env: Any, env_config: dict[str, Any]) -> MultiAgentEnv:
 
     Args:
         env: what an env creator returned.
-        env_config: of which two keys are read here, whatever the env:
+        env_config: of which three keys are read here, whatever the env:
 
             - ``state``: ``"concat"`` makes the concatenated observations the state; ``"env"`` (default) is the
               env's own. An env that has several names them in its attribute ``state_choices``, and gives
               the one that is asked for itself.
             - ``max_input_size`` (20,000): most numbers in an observation or a state. The networks are for
               vectors; with images they would take all memory before anything is learned.
+            - ``timeouts``: ``"truncate"`` (default) estimates what would have come after a time limit; with
+              ``"terminate"`` nothing would have (PyMARL; Pardo et al. 2018, section 3): env runners store an
+              episode that is truncated as one that is terminated.
 
     Returns:
         The env itself, or the env in a thin wrapper that adds ``state`` to the observations.
@@ -67,6 +70,8 @@ def as_team_env(env: Any, env_config: dict[str, Any]) -> MultiAgentEnv:
     if choice not in choices:
         accepted = " or ".join(f'"{name}"' for name in choices)
         raise TeamEnvError(f'env_config["state"] is {accepted}; got {choice!r}.')
+    if (timeouts := env_config.get("timeouts", TIMEOUTS[0])) not in TIMEOUTS:
+        raise TeamEnvError(f'env_config["timeouts"] is "truncate" or "terminate"; got {timeouts!r}.')
     if choice == "concat" or part_of(observation_space[0], STATE) is None:
         offered = isinstance(getattr(env, "state_space", None), spaces.Space) and callable(getattr(env, "state", None))
         if choice == "concat" or offered:

@@ -10,11 +10,11 @@ from typing import Any
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
+from rllib_ddn.envs.vector import TEAM_KEYS
 from rllib_ddn.names import imported
 from rllib_ddn.team import TeamEnvError
 
 WHOLE = ("config", "env_config")  # first arguments that are the env_config itself, as RLlib's own env classes have them
-FOR_ALL_ENVS = ("state", "max_input_size")  # keys that are read of any env's config (see grouping.as_team_env)
 
 
 def is_own(env: Any) -> bool:
@@ -41,6 +41,7 @@ def _make(name: str, env_config: dict[str, Any]) -> Any:
     except ImportError as error:
         raise TeamEnvError(f"env is {name!r}, which cannot be imported: {error}") from error
     named = inspect.signature(factory).parameters
-    if next(iter(named), "") in WHOLE:
+    first = next(iter(named.values()), None)
+    if first is not None and first.name in WHOLE and first.kind == first.POSITIONAL_OR_KEYWORD:
         return factory(env_config)
-    return factory(**{key: value for key, value in env_config.items() if key in named or key not in FOR_ALL_ENVS})
+    return factory(**{key: value for key, value in env_config.items() if key in named or key not in TEAM_KEYS})

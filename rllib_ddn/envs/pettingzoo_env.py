@@ -12,7 +12,7 @@ from gymnasium import spaces
 from pettingzoo import AECEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.envs.vector import TEAM, joined, warn_once
+from rllib_ddn.envs.vector import TEAM, TEAM_KEYS, joined, warn_once
 from rllib_ddn.names import imported, nearest
 from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, flat_dtype, flatten, refuse_unknown_keys, unbounded_box
 
@@ -32,7 +32,7 @@ class PettingZooTeam(MultiAgentEnv):
             - ``state``: ``"env"`` (default: the env's own ``state()``) or ``"concat"``, with which this
               class adds no state and :func:`rllib_ddn.envs.grouping.as_team_env` joins the
               observations;
-            - ``max_input_size``: see :func:`rllib_ddn.envs.grouping.as_team_env`;
+            - ``max_input_size``, ``timeouts``: see :func:`rllib_ddn.envs.grouping.as_team_env`;
             - every other key is an argument of the factory.
 
     Raises:
@@ -42,7 +42,7 @@ class PettingZooTeam(MultiAgentEnv):
 
     def __init__(self, config: dict[str, Any]):
         super().__init__()
-        arguments = {key: value for key, value in config.items() if key != "max_input_size"}
+        arguments = {key: value for key, value in config.items() if key == "state" or key not in TEAM_KEYS}
         name = arguments.pop("env", None)
         factory = _load(name)
         self._mean = _choice(arguments, "team_reward", ("sum", "mean")) == "mean"
@@ -182,8 +182,7 @@ def _made(factory: Any, name: Any, arguments: dict[str, Any]) -> Any:
     if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
         if "render_mode" in arguments and "render_mode" not in (parameter.name for parameter in parameters):
             raise TeamEnvError(f"{env} cannot be drawn: it takes no render_mode.")
-        own = ("team_reward", "state", "max_input_size")
-        refuse_unknown_keys(env, arguments, [*own, *(parameter.name for parameter in parameters)])
+        refuse_unknown_keys(env, arguments, ["team_reward", *TEAM_KEYS, *(parameter.name for parameter in parameters)])
     try:
         return factory(**arguments)
     except TypeError as error:

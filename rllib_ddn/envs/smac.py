@@ -25,7 +25,7 @@ from rllib_ddn.names import did_you_mean
 from rllib_ddn.team import TeamEnvError, TeamSpec, refuse_unknown_keys
 
 SMAC_PAGE = "github.com/oxwhirl/smac"
-OWN_KEYS = ("timeouts", "version", "save_replay", "max_restarts")  # of env_config, beside StarCraft2Env's arguments
+OWN_KEYS = ("version", "save_replay", "max_restarts")  # of env_config, beside StarCraft2Env's arguments
 
 
 class MapSizes(NamedTuple):
@@ -54,9 +54,6 @@ class SMACTeam(SingleTeamEnv):
     ``env_config`` holds the arguments of ``StarCraft2Env`` (``map_name``, ``difficulty``, ``seed``,
     ``replay_dir``, ...), the keys of :func:`rllib_ddn.envs.grouping.as_team_env`, and
 
-    - ``timeouts``: ``"truncate"`` (default) has an episode that reaches the time limit truncate, so that the value
-      of what would have come is estimated; ``"terminate"`` has it terminate like a lost battle, as in PyMARL,
-      with which the papers' results were made;
     - ``version``: 1, or 2 for ``smacv2``'s ``StarCraftCapabilityEnvWrapper``;
     - ``save_replay``: whether the game writes a replay of each episode to ``replay_dir``;
     - ``max_restarts`` (5): times in a row that a game that cannot be started is tried again, after 1, 2, 4,
@@ -129,10 +126,6 @@ class _Game:
         self._version = arguments.pop("version", 1)
         self._saves_replay = arguments.pop("save_replay", False)
         self._max_restarts = arguments.pop("max_restarts", 5)
-        timeouts = arguments.pop("timeouts", "truncate")
-        if timeouts not in ("truncate", "terminate"):
-            raise TeamEnvError(f'env_config["timeouts"] of smac is "truncate" or "terminate"; got {timeouts!r}.')
-        self._truncates = timeouts == "truncate"
         arguments.setdefault("map_name", "3s5z")
         if arguments.get("seed") is not None:
             arguments["seed"] += 1000 * worker_index + env_index
@@ -195,8 +188,7 @@ class _Game:
         info = dict(info)
         won = bool(info.pop("battle_won", False))
         decided = won or info.get("dead_allies") == self.spec.num_agents or self._steps < self.episode_limit
-        timed_out = bool(ended and (info.get("episode_limit", False) or not decided))
-        truncated = timed_out and self._truncates
+        truncated = bool(ended and (info.get("episode_limit", False) or not decided))
         if ended:
             info["battle_won"] = won
             if self._saves_replay:

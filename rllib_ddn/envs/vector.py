@@ -15,7 +15,8 @@ from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, TeamSp
 
 TEAM = "team"  # the agent id of a team
 BROKEN = "episode_broken"  # the key of a final info that says that the game failed: the episode does not count
-TEAM_KEYS = ("state", "max_input_size")  # keys of an env_config that as_team_env() reads, whatever the env
+TEAM_KEYS = ("state", "max_input_size", "timeouts")  # keys of an env_config that are for all envs, see as_team_env()
+TIMEOUTS = ("truncate", "terminate")
 LONG_EPISODE = 10_000  # steps after which an episode is reported as one that may never end
 
 _logger = logging.getLogger(__name__)

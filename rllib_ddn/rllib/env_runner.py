@@ -55,6 +55,7 @@ class TeamEnvRunner(RolloutWorker):
         self._games: VectorTeamEnv | None = None
         self._rounds_played = 0
         self._metrics: list[RolloutMetrics] = []
+        self._timeouts_terminate = self.config.env_config.get("timeouts") == "terminate"
         self._base_seed = self.config.seed
         if self._base_seed is None:
             self._base_seed = int(np.random.SeedSequence().generate_state(1)[0])
@@ -179,7 +180,7 @@ class TeamEnvRunner(RolloutWorker):
             done = terminated | truncated
             if done.any():
                 ended = live[done]
-                episodes["terminated"][ended] = terminated[done]
+                episodes["terminated"][ended] = terminated[done] | self._timeouts_terminate
                 episodes["length"][ended] = step
                 hidden, last_action = recurrent_state
                 recurrent_state = hidden[~done], last_action[~done]
