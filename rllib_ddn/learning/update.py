@@ -131,7 +131,10 @@ def check_finite(gradient_norms: Mapping[str, Tensor], statistics: Statistics) -
     learners = [name for name, norm in gradient_norms.items() if not torch.isfinite(norm)]
     figures = [f"{name} = {float(value)}" for name, value in statistics.items() if not torch.isfinite(value)]
     told = f" ({', '.join(figures)})" if figures else ""
-    raise DivergenceError(f"the gradient of {' and '.join(learners)} is not finite{told}: the training diverges. Try a lower lr.")
+    raise DivergenceError(
+        f"the gradient of {' and '.join(learners)} is not finite{told}: the training diverges. Try a lower lr, or, where all games "
+        'end at one time limit, env_config={"timeouts": "terminate"}.'
+    )
 
 
 def clip_gradients(optimizers: Mapping[str, torch.optim.Optimizer], largest_norm: float | None) -> dict[str, Tensor]:
