@@ -78,7 +78,33 @@ def test_time_limit_cuts_off_and_a_battle_ends(stand_in, continuing):
     games.close()
 
 
+@pytest.mark.parametrize("timeouts", ["truncate", "terminate"])
+@pytest.mark.parametrize("continuing", [False, True])
+def test_time_limits_terminate_as_in_pymarl(build, stand_in, monkeypatch, continuing, timeouts):
+    """A time limit ends an episode like a lost battle, whatever the info says of it; only where it is asked for."""
+    step = SMACGames.step
+
+    def nobody_dies(self, actions, envs):
+        for game in self._games:
+            game._env.allies[:], game._env.enemies[:] = 1, 1
+        return step(self, actions, envs)
+
+    monkeypatch.setattr(SMACGames, "step", nobody_dies)
+    config = small_config(train_batch_size=1).environment("smac")
+    config.env_config = {"map_name": "5m_vs_6m", "timeouts": timeouts, "continuing_episode": continuing}
+    algo = build(config)
+    result = algo.train()
+    assert result["env_runners"]["custom_metrics"]["battle_won_mean"] == 0
+    episodes = algo.local_replay_buffer.sample(1, np.random.default_rng(0))
+    assert episodes["length"].tolist() == [70]
+    assert episodes["terminated"].tolist() == [timeouts == "terminate"]
+
+
 def test_bad_keys(stand_in):
+    config = small_config().environment("smac")
+    config.env_config = {"map_name": "MMM2", "timeouts": "pymarl"}
+    with pytest.raises(TeamEnvError, match=r'env_config\["timeouts"\] is "truncate" or "terminate"; got \'pymarl\''):
+        config.check_env()
     with pytest.raises(TeamEnvError, match=r"env_config\['timeout'\] of smac is unknown; did you mean 'timeouts'\?"):
         SMACTeam({"map_name": "MMM2", "timeout": "terminate"})
 

@@ -56,8 +56,8 @@ def as_team_env(env: Any, env_config: dict[str, Any]) -> MultiAgentEnv:
             - ``max_input_size`` (20,000): most numbers in an observation or a state. The networks are for
               vectors; with images they would take all memory before anything is learned.
             - ``timeouts``: ``"truncate"`` (default) estimates what would have come after a time limit; with
-              ``"terminate"`` nothing would have (PyMARL; Pardo et al. 2018, section 3): env runners store an
-              episode that is truncated as one that is terminated.
+              ``"terminate"`` nothing would have, as in PyMARL: env runners store an episode that is truncated as
+              one that is terminated (the second and the first case of Pardo et al. 2018).
 
     Returns:
         The env itself, or the env in a thin wrapper that adds ``state`` to the observations.
