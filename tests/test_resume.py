@@ -22,7 +22,7 @@ from rllib_ddn.cli import app
 from rllib_ddn.cli.experiments import checkpoint_by_default, complete
 from rllib_ddn.cli.interruption import DiskWatch, Interruption
 from rllib_ddn.cli.options import TrainOptions
-from rllib_ddn.cli.results import CheckpointInTime, progress
+from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, progress
 from rllib_ddn.cli.resume import Folder, check_checkpoint, prepare
 from rllib_ddn.cli.training import run
 from support.configs import plain_config
@@ -267,3 +267,32 @@ def test_a_disk_that_fills_up_interrupts_while_all_can_be_saved(tmp_path, monkey
         assert (interruption.why is not None) == stopped
     assert interruption.code == 1
     assert f"only 23 MB are left on the disk of {tmp_path}" in capfd.readouterr().err
+
+
+class LoggedTrial:
+    """What loggers need of Tune's trial."""
+
+    checkpoint = None
+
+    def __init__(self, folder):
+        self.local_path = str(folder)
+
+    def init_local_path(self):
+        Path(self.local_path).mkdir(exist_ok=True)
+
+
+def test_progress_csv_has_a_column_for_every_key_of_every_result(tmp_path):
+    """Also for those that come later, and for those that come first when the trial has been resumed."""
+    results = [{"training_iteration": 1, "note": 'a, "b"\nc', "config": {"lr": 1}}]
+    results += [{"training_iteration": 2, "evaluation": {"win_rate": 0.5}}]
+    results += [{"training_iteration": 3}, {"training_iteration": 4, "evaluation": {"win_rate": 1.0}, "custom_metrics": {"k": 2}}]
+    for part in (results[:3], results[3:]):
+        logger, trial = ContinuedCSVLogger(), LoggedTrial(tmp_path / "trial")
+        for result in part:
+            logger.log_trial_result(0, trial, result)
+        logger.log_trial_end(trial)
+    with (tmp_path / "trial" / "progress.csv").open(newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header == ["training_iteration", "note", "evaluation/win_rate", "custom_metrics/k"]
+    assert lines == [["1", 'a, "b"\nc', "", ""], ["2", "", "0.5", ""], ["3", "", "", ""], ["4", "", "1.0", "2"]]
+    assert [path.name for path in (tmp_path / "trial").iterdir()] == ["progress.csv"]

@@ -83,7 +83,7 @@ def plot(
     draw(curves(every, window, by), metrics[0], games(t.config for t in trials), window, title, out, by)
     if csv:
         every.to_csv(csv, index=False, float_format="%.6g")
-    told = [f"{out}: {len(trials)} trial{'s' * (len(trials) > 1)}."]
+    told = [f"{out}: {metrics[0].replace('_', ' ')}, {len(trials)} trial{'s' * (len(trials) > 1)}."]
     if table:
         first, last = round(0.9 * steps) if first is None else first, steps if last is None else last
         told.append(markdown(every, metrics[0], first, last))

@@ -11,10 +11,12 @@ from typing import Any
 
 import typer
 from pyarrow.fs import FileSelector, LocalFileSystem, copy_files
+from ray.air.constants import EXPR_PROGRESS_FILE
 from ray.tune import Callback, CLIReporter
 from ray.tune.experiment import Trial
 from ray.tune.logger import CSVLoggerCallback
 from ray.tune.result import SHOULD_CHECKPOINT
+from ray.tune.utils import flatten_dict
 
 from rllib_ddn.rllib.progress import first_iteration
 
@@ -80,13 +82,30 @@ class KeepResults(Callback):
 
 
 class ContinuedCSVLogger(CSVLoggerCallback):
-    """Tune's ``progress.csv``, which keeps its columns when a trial is resumed: Tune takes those of the next result."""
+    """Tune's ``progress.csv`` with a column for every key: Tune has those of the first result, and after a resume those of
+    the first one since. The file is rewritten with a wider header when a result has a new key."""
 
-    def _setup_trial(self, trial: Trial) -> None:
-        super()._setup_trial(trial)
-        if self._trial_continue[trial]:
-            with Path(trial.local_path, "progress.csv").open(newline="") as file:
-                self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], next(csv.reader(file)))
+    def log_trial_result(self, iteration: int, trial: Trial, result: dict) -> None:
+        if trial not in self._trial_files:
+            self._setup_trial(trial)
+        path = Path(trial.local_path, EXPR_PROGRESS_FILE)
+        keys = flatten_dict({key: value for key, value in result.items() if key != "config"}, delimiter="/")
+        with path.open(newline="") as file:
+            columns = next(csv.reader(file), [])
+            wider = list(dict.fromkeys([*columns, *keys]))
+            rows = list(csv.DictReader(file, columns)) if columns and columns != wider else []
+        if columns != wider:
+            self._trial_files[trial].close()
+            with path.with_suffix(".new").open("w", newline="") as file:
+                writer = csv.DictWriter(file, wider)
+                writer.writeheader()
+                writer.writerows(rows)
+            path.with_suffix(".new").replace(path)
+            self._trial_files[trial], self._trial_csv[trial] = path.open("a", newline=""), None
+        if self._trial_csv[trial] is None:
+            self._trial_continue[trial] = True  # the header is there
+            self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], wider)
+        super().log_trial_result(iteration, trial, result)
 
 
 class Reporter(CLIReporter):
