@@ -46,6 +46,18 @@ def test_from_checkpoint(build, tmp_path):
     other.stop()
 
 
+def test_means_over_the_last_episodes_continue(build, tmp_path):
+    algo, other = build(), build()
+    for _ in range(3):
+        algo.train()
+    other.restore(algo.save(str(tmp_path)).checkpoint.path)
+    for _ in range(2):
+        expected, result = (each.train()["env_runners"] for each in (algo, other))
+        assert len(expected["hist_stats"]["episode_reward"]) > 2 * expected["num_episodes"]
+        for name in ("episode_return_mean", "episode_return_min", "episode_len_mean", "hist_stats"):
+            assert result[name] == expected[name]
+
+
 @pytest.mark.parametrize(("saving", "restoring", "held"), [(True, False, 0), (False, True, 0), (True, True, 4)])
 def test_the_replay_is_restored_where_both_want_it(build, tmp_path, saving, restoring, held, caplog):
     algo = build(store_buffer_in_checkpoints=saving)

@@ -16,6 +16,8 @@ import typer
 import yaml
 from pyarrow.fs import LocalFileSystem
 from ray.tune.experiment import Trial
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX import SummaryWriter
 from typer.testing import CliRunner
 
 from rllib_ddn.cli import app
@@ -167,7 +169,16 @@ def test_results_past_the_checkpoint_are_cut_off(tmp_path):
     lines = [json.dumps({"training_iteration": k}) + "\n" for k in (1, 2, 3, 4)]
     (trial / "result.json").write_text("".join(lines)[:-5])
     (trial / "progress.csv").write_text('a,training_iteration,b\r\n"x,y",1,\r\n,2,5\r\n,3,5\r\n,4')
-    Folder(str(tmp_path), "name").trim("trial", 2)
+    with SummaryWriter(str(trial)) as writer:
+        for k in (1, 2, 3, 4):
+            writer.add_scalar("return", k, global_step=10 * k)
+    (events,) = trial.glob("events.*")
+    events.write_bytes(events.read_bytes()[:-5])
+    Folder(str(tmp_path), "name").trim("trial", {"training_iteration": 2, "timesteps_total": 20})
+    with SummaryWriter(str(trial), filename_suffix=".resumed") as writer:
+        writer.add_scalar("return", 3, global_step=30)
+    curve = EventAccumulator(str(trial)).Reload().Scalars("return")
+    assert [(point.step, point.value) for point in curve] == [(10, 1), (20, 2), (30, 3)]
     assert (trial / "result.json").read_text() == "".join(lines[:2])
     with (trial / "progress.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["a", "training_iteration", "b"], ["x,y", "1", ""], ["", "2", "5"]]

@@ -8,6 +8,7 @@ import csv
 import fnmatch
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.registry import get_trainable_cls
 from ray.tune.search.sample import Domain
+from tensorboardX.proto.event_pb2 import Event
 
 from rllib_ddn.cli.options import fail
 from rllib_ddn.names import OWN_FILES
@@ -97,7 +99,7 @@ def prepare(experiments: dict[str, dict[str, Any]], may_mutate: bool = False) ->
         if newest:
             if folders[home].is_local:
                 _check_newest(Path(folders[home].path, trial.relative_logdir, Path(newest.checkpoint.path).name))
-            folders[home].trim(trial.relative_logdir, newest.metrics["training_iteration"])
+            folders[home].trim(trial.relative_logdir, newest.metrics)
         elif folders[home].has(f"{trial.relative_logdir}/result.json"):
             aside = folders[home].move_aside([trial.relative_logdir])
             typer.echo(f"rllib: no checkpoint of {trial}: starting over; the old results are now in {aside}")
@@ -199,8 +201,9 @@ class Folder:
                     self._fs.move(str(self.path / name), str(aside / name))
         return str(aside)
 
-    def trim(self, trial: str, iteration: int) -> None:
-        """Cuts a trial's results off after an iteration; a last line that was not written to its end goes too."""
+    def trim(self, trial: str, last: Mapping[str, Any]) -> None:
+        """Cuts a trial's results off after a given one; a line or event that was not written to its end goes too."""
+        iteration = last["training_iteration"]
         if self.has(f"{trial}/result.json"):
             kept = []
             for line in self.read(str(self.path / trial / "result.json")).decode().splitlines(keepends=True):
@@ -210,7 +213,7 @@ class Folder:
                 except json.JSONDecodeError:
                     break
                 kept.append(line)
-            self._write(f"{trial}/result.json", "".join(kept))
+            self._write(f"{trial}/result.json", "".join(kept).encode())
         if self.has(f"{trial}/progress.csv"):
             text = self.read(str(self.path / trial / "progress.csv")).decode()
             header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [["training_iteration"]]
@@ -218,11 +221,24 @@ class Folder:
             kept_rows = [row for row in rows if len(row) == len(header) and int(row[column]) <= iteration]
             out = io.StringIO(newline="")
             csv.writer(out).writerows([header, *kept_rows])
-            self._write(f"{trial}/progress.csv", out.getvalue())
+            self._write(f"{trial}/progress.csv", out.getvalue().encode())
+        for path in self.files(f"{trial}/events.out.tfevents.*"):
+            step = last.get("timesteps_total") or iteration  # as Tune's logger for TensorBoard has it
+            self._write(f"{trial}/{PurePosixPath(path).name}", _events_until(self.read(path), step))
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, data: bytes) -> None:
         with self._fs.open_output_stream(str(self.path / name)) as stream:
-            stream.write(text.encode())
+            stream.write(data)
+
+
+def _events_until(data: bytes, step: int) -> bytes:
+    """The records of a TensorBoard file (length [8 bytes], its checksum [4], event, checksum [4]) up to a step."""
+    kept, start = [], 0
+    while (end := start + 16 + int.from_bytes(data[start : start + 8], "little")) <= len(data):
+        if Event.FromString(data[start + 12 : end - 4]).step <= step:
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
 
 
 def check_checkpoint(folder: Path) -> None:

@@ -326,6 +326,7 @@ class ValueDecomposition(Algorithm):
             "policies": state["worker"]["policy_states"],  # which RLlib itself writes to other files
             "rng": self._rng.bit_generator.state,
             "evaluation_seed": self._evaluation_seed,
+            "episode_history": list(self._episode_history),  # over which RLlib smooths the results of env_runners
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -337,6 +338,7 @@ class ValueDecomposition(Algorithm):
             self.local_replay_buffer.set_state(replay)
         self._rng.bit_generator.state = state["rng"]
         self._evaluation_seed = state["evaluation_seed"]
+        self._episode_history = state.get("episode_history", [])  # older ones lack it
 
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
