@@ -1,6 +1,7 @@
 """What the ``rllib`` command does besides training: examples, the env check, films; and what it says while it trains."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+import typer
 from gymnasium.spaces import Box, Discrete
 from mpe2 import simple_spread_v3
 from pettingzoo import ParallelEnv
@@ -78,6 +80,30 @@ def test_a_command_without_its_words_shows_its_help(monkeypatch, capsys):
     told = capsys.readouterr()
     assert "list" in told.out + told.err
     assert "Prints an example's file" in told.out + told.err
+
+
+def test_the_bare_command_shows_its_help_and_nothing_else(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rllib"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit):
+        main()
+    told = "".join(capsys.readouterr())
+    assert told.startswith("Usage: ")
+    assert "rllib: " not in told
+
+
+def test_help_shows_whole_option_names_at_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = rllib("train", "--help")
+    command = typer.main.get_command(app).commands["train"]
+    options = [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
+    assert "--checkpoint-score-attr" in options
+    assert [name for name in options if name not in shown] == []
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_version_names_package_ray_and_torch():
+    assert re.fullmatch(r"rllib-ddn 0\.\d+\.\d+, ray 2\.\d+\.\d+, torch 2\.\S+\n", rllib("--version"))
 
 
 def test_an_address_where_no_cluster_answers(tmp_path):

@@ -10,11 +10,13 @@ import json
 import os
 import sys
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+import rllib_ddn
 from rllib_ddn.cli.options import (
     Debug,
     Info,
@@ -27,15 +29,34 @@ from rllib_ddn.cli.options import (
     takes_train_options,
 )
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Train and evaluate RLlib algorithms, DDN among them.")
+# Without rich, whose tables cut long option names off at 80 columns.
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
 train_app = typer.Typer(
-    invoke_without_command=True, help="Train: `rllib train file X.yaml`, or `rllib train --algo DDN --env predator_prey`."
+    invoke_without_command=True,
+    short_help="Trains an algorithm, or what a file describes.",
+    help="Train: `rllib train file X.yaml`, or `rllib train --algo DDN --env predator_prey`.",
 )
 app.add_typer(train_app, name="train")
 example_app = typer.Typer(no_args_is_help=True, help="The tuned examples that come with the package.")
 app.add_typer(example_app, name="example")
 # Typer has Click's errors under names that depend on its version.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        versions = (f"{name} {metadata.version(name)}" for name in ("ray", "torch"))
+        typer.echo(", ".join([f"rllib-ddn {rllib_ddn.__version__}", *versions]))
+        raise typer.Exit
+
+
+@app.callback()
+def rllib(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the versions of package, Ray and torch.")
+    ] = False,
+) -> None:
+    """Train and evaluate RLlib algorithms, DDN among them."""
 
 
 class Network(StrEnum):
@@ -122,13 +143,16 @@ def evaluate(
     ] = Players.both,
     render: Annotated[bool, typer.Option("--render", help="Draw the env in a window (render_mode human).")] = False,
     save_gif: Annotated[Path | None, typer.Option(help="Folder for an animation of each episode (render_mode rgb_array).")] = None,
-    save_mp4: Annotated[Path | None, typer.Option(help="Folder for a film of each episode; needs rllib-ddn\\[video].")] = None,
+    save_mp4: Annotated[Path | None, typer.Option(help="Folder for a film of each episode; needs rllib-ddn[video].")] = None,
     save_replay: Annotated[Path | None, typer.Option(help="Folder for StarCraft's own replays (env smac).")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the results, as JSON.")] = None,
     v: Info = False,
     vv: Debug = False,
 ) -> None:
-    """Plays greedy episodes from a checkpoint and prints their returns."""
+    """Plays greedy episodes from a checkpoint.
+
+    Prints their returns.
+    """
     set_up(v, vv)
     changes = parse_object("--config", config, '{"num_envs_per_env_runner": 8}')
     with one_line_errors():
@@ -197,9 +221,10 @@ def check_env(
     v: Info = False,
     vv: Debug = False,
 ) -> None:
-    """Checks whether an env can be trained on: shows the team's sizes and plays an episode with random actions.
+    """Checks whether an env can be trained on.
 
-    An episode that does not end within 10,000 steps, or 2 minutes, is an error: training plays whole episodes.
+    It shows the team's sizes and plays an episode with random actions. An episode that does not end within 10,000
+    steps, or 2 minutes, is an error: training plays whole episodes.
     `rllib check-env smac` also shows the versions of what SMAC needs, and plays on each of the paper's maps.
     """
     set_up(v, vv)
@@ -222,7 +247,10 @@ def export(
     v: Info = False,
     vv: Debug = False,
 ) -> None:
-    """Writes a trained network for use without Ray: rllib_ddn.deploy.ExportedPolicy plays it."""
+    """Writes a trained network for use without Ray.
+
+    rllib_ddn.deploy.ExportedPolicy plays it.
+    """
     set_up(v, vv)
     with one_line_errors():
         from rllib_ddn.cli.exporting import export as export_checkpoint
@@ -251,7 +279,10 @@ def plot(
     v: Info = False,
     vv: Debug = False,
 ) -> None:
-    """Draws learning curves of what was trained: algorithms beside each other, seeds joined."""
+    """Draws learning curves.
+
+    Algorithms are beside each other, seeds joined.
+    """
     set_up(v, vv)
     with one_line_errors(), needs_plots():
         from rllib_ddn.cli.plotting import plot
@@ -293,8 +324,9 @@ def reproduce(
     v: Info = False,
     vv: Debug = False,
 ) -> None:
-    """Runs the grid of one of the paper's tables, on any env, and writes it beside the paper's figures; or a comparison of
-    this package's own.
+    """Trains the grid of one of the paper's tables.
+
+    The grid runs on any env, and its table is written beside the paper's figures; or a comparison of this package's own.
 
     Run again, it continues interrupted trials and starts no finished one anew. Figures are means of the evaluations
     in the last tenth of the steps, then the interquartile mean over seeds with a 95% bootstrap interval
@@ -333,7 +365,7 @@ def main() -> None:
         message = error.format_message()  # type: ignore[attr-defined]
         if message.startswith("No such command") and (message.rstrip("'.").endswith((".yaml", ".yml", ".py"))):
             message += " A file is trained by `rllib train file`."
-        # A command that needs a word more and got none shows its help.
+        # The message of a command that lacks a subcommand is its help.
         typer.echo(message if "\n" in message else f"rllib: {message}", err=True)
         sys.exit(2)
     except typer.Abort:
