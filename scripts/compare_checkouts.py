@@ -4,7 +4,8 @@ python scripts/compare_checkouts.py REVISION
 
 Trains each of the cases below for three iterations on a small seeded Predator-Prey, with the code of REVISION
 and with that of this checkout, on one core and on two, and compares a checksum of all weights (by value:
-their names may differ), the evaluations and the learner statistics. Sums depend on the machine, so that both
+their names may differ), the evaluations and the learner statistics. Averaged weights are switched off, and with
+--averaged on, where evaluations are not compared: training does not read the averages. Sums depend on the machine, so that both
 sides are computed here. Exit code 1 if anything differs.
 """
 
@@ -38,7 +39,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 RENAMED = {"grad_norm_leader": "grad_norm_agent"}
 
 
-def train(algorithm: str, options: dict[str, Any], cores: int) -> dict[str, Any]:
+def train(algorithm: str, options: dict[str, Any], cores: int, averaged: bool) -> dict[str, Any]:
     """Three iterations; what they gave, as JSON can hold it."""
     import rllib_ddn
 
@@ -53,11 +54,14 @@ def train(algorithm: str, options: dict[str, Any], cores: int) -> dict[str, Any]
     )
     config.target_update_interval_episodes = 10
     config.min_sample_timesteps_per_iteration = 80
+    if hasattr(config, "weight_averaging") and not averaged:
+        config.weight_averaging = None
     algo = config.build_algo()
     try:
         results = [algo.train() for _ in range(3)]
         policy = algo.get_policy()
-        weights = {f"{v.shape}{hashlib.sha256(v.tobytes()).hexdigest()}" for v in policy.get_weights().values()}
+        online = [value for name, value in policy.get_weights().items() if not name.startswith("averages.")]
+        weights = {f"{v.shape}{hashlib.sha256(v.tobytes()).hexdigest()}" for v in online}
         return {
             "weights": hashlib.sha256("".join(sorted(weights)).encode()).hexdigest(),
             "updates": policy.num_grad_updates,
@@ -77,26 +81,27 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if not math.isnan(float(value))}
 
 
-def train_all() -> dict[str, Any]:
+def train_all(averaged: bool) -> dict[str, Any]:
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    return {f"{name}, {cores} core(s)": train(*case, cores) for name, case in CASES.items() for cores in (1, 2)}
+    return {f"{name}, {cores} core(s)": train(*case, cores, averaged) for name, case in CASES.items() for cores in (1, 2)}
 
 
-def results_of(checkout: Path) -> dict[str, Any]:
+def results_of(checkout: Path, averaged: bool = False) -> dict[str, Any]:
     """What a checkout gives, from a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results.json"
         environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(Path(__file__).resolve()), "--train", str(out)]
+        command = [sys.executable, str(Path(__file__).resolve()), "--train", str(out), *["--averaged"] * averaged]
         subprocess.run(command, check=True, cwd=checkout, env=environment, stdout=subprocess.DEVNULL)
         return json.loads(out.read_text())
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: dict[str, Any], new: dict[str, Any], averaged: bool) -> list[str]:
     """What differs, a line each. Statistics that only one side has are no difference."""
-    found = [name for name in ("weights", "updates", "evaluations") if old[name] != new[name]]
+    compared = ("weights", "updates", *["evaluations"] * (not averaged))
+    found = [name for name in compared if old[name] != new[name]]
     for iteration, (a, b) in enumerate(zip(old["statistics"], new["statistics"], strict=True)):
         for name, value in a.items():
             other = b.get(name, b.get(RENAMED.get(name, "")))
@@ -108,10 +113,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("revision", nargs="?", default="HEAD", help="the version to compare with; default: the last commit")
+    parser.add_argument("--averaged", action="store_true", help="average this checkout's weights")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.train:
-        options.train.write_text(json.dumps(train_all()))
+        options.train.write_text(json.dumps(train_all(options.averaged)))
         return 0
     here = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory() as folder:
@@ -121,9 +127,9 @@ def main() -> int:
             old = results_of(there)
         finally:
             subprocess.run(["git", "-C", str(here), "worktree", "remove", "--force", str(there)], check=True)
-    new, same = results_of(here), True
+    new, same = results_of(here, options.averaged), True
     for name, expected in old.items():
-        found = differences(expected, new[name])
+        found = differences(expected, new[name], options.averaged)
         same &= not found
         print(f"{'differs' if found else 'the same'}: {name} ({expected['updates']} updates, weights {expected['weights'][:12]})")
         for line in found:

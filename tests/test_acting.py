@@ -88,11 +88,11 @@ def test_exploration_is_independent_between_agents(build):
     policy, explored = algo.get_policy(), []
     original = policy.act
 
-    def record(*args):
+    def record(*args, **kwargs):
         epsilon, uniform = args[5], args[6]
         assert epsilon == 0.5
         explored.append(uniform[..., 0] < epsilon)
-        return original(*args)
+        return original(*args, **kwargs)
 
     policy.act = record
     algo.env_runner.sample()
@@ -113,11 +113,11 @@ def epsilons(build, num_envs):
     policy, seen, steps = algo.get_policy(), [], 0
     original = policy.act
 
-    def record(*args):
+    def record(*args, **kwargs):
         nonlocal steps
         seen.append((steps, args[5]))
         steps += len(args[1])
-        return original(*args)
+        return original(*args, **kwargs)
 
     policy.act = record
     while algo._counters["num_env_steps_sampled"] < 300:

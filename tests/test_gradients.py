@@ -51,6 +51,8 @@ def test_an_update_changes_what_it_should_and_the_fixed_target_never(build):
         "host.mixer",
         "distillation.follower",
         "intrinsic.networks.predictor",
+        "averages.module",
+        "averages.n_averaged",
     }
     policy.update_target()
     host = policy.model.host

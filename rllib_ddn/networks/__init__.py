@@ -1,6 +1,7 @@
 """The networks in plain torch. Nothing here imports Ray."""
 
 from rllib_ddn.networks.agent import AgentNetwork, AgentOutput, LocalAgent, LocalInput, TeamNetwork
+from rllib_ddn.networks.averaging import AveragedNetworks
 from rllib_ddn.networks.fusion import IndependentObservationBlock, PersonalizationFusionBlock, RawFusion
 from rllib_ddn.networks.idm import InternalDistillationModule
 from rllib_ddn.networks.leaders import LEADERS, Follower, GlobalGuidingNetwork, Leader, LocalPolicyNetwork
@@ -11,6 +12,7 @@ __all__ = [
     "MIXERS",
     "AgentNetwork",
     "AgentOutput",
+    "AveragedNetworks",
     "Follower",
     "GlobalGuidingNetwork",
     "IndependentObservationBlock",

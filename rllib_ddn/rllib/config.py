@@ -28,6 +28,7 @@ from rllib_ddn.rllib.keys import (
     AT_LEAST_0,
     COUNT,
     COUNT_OR_0,
+    DECAY,
     DICT,
     FLAG,
     FRACTION,
@@ -108,6 +109,13 @@ class ValueDecompositionConfig(AlgorithmConfig):
         1.0,
         RATE,
         "share of the way that a target moves to its online network when it is updated: 1 is a hard copy.",
+    )
+    weight_averaging: float | None = key(
+        0.99,
+        DECAY.or_none(),
+        "decay in [0, 1) of the exponential average of the acting networks' weights, moved after each update "
+        "(see :class:`rllib_ddn.networks.averaging.AveragedNetworks`): evaluation, ``compute_single_action()`` and export use the "
+        "averages; the networks that act in training, learn and make targets do not. None: no averages (the paper's).",
     )
     updates_per_episode: float = key(1.0, between(0.001, 1000), "updates per sampled episode; 0.25 is one in four.")
     sample_ahead: bool = key(

@@ -126,7 +126,7 @@ class TeamEnvRunner(RolloutWorker):
             seeds: E sequences of integers that seed the episodes.
             network: which network acts, of the config's ``networks``.
             explore: whether to act epsilon-greedily.
-            for_training: whether to postprocess the episodes for training.
+            for_training: whether the online weights act, and not their averages, and the episodes are postprocessed.
             on_step: called after the reset and after each step, for rendering.
 
         Returns:
@@ -159,7 +159,9 @@ class TeamEnvRunner(RolloutWorker):
             obs, state, mask = games.obs, games.state, games.action_mask
             if live.size < len(obs):
                 obs, state, mask = obs[live], state[live], mask[live]
-            actions, recurrent_state, _ = policy.act(network, obs, state, mask, recurrent_state, epsilon, uniform)
+            actions, recurrent_state, _ = policy.act(
+                network, obs, state, mask, recurrent_state, epsilon, uniform, online=for_training
+            )
             rewards, terminated, truncated = games.step(actions, live)
             if not np.isfinite(rewards).all():
                 raise TeamEnvError(f"the env gave the reward {rewards[~np.isfinite(rewards)][0]}; rewards must be finite numbers.")

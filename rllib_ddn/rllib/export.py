@@ -94,7 +94,7 @@ def export_policy(
         ValueError: there is no such network or format, a package is missing, or the network or an observation space
             cannot be exported.
     """
-    networks = policy.model.networks
+    networks = policy.model.deployed
     network = network or (FOLLOWER if FOLLOWER in networks else AGENT)
     if network not in networks:
         raise ValueError(f"network is one of {', '.join(map(repr, networks))}; got {network!r}.")

@@ -189,6 +189,7 @@ DICT = Accepts("a dict with names as keys", lambda value: isinstance(value, dict
 ABOVE_0 = number("a number above 0", lambda value: value > 0)
 AT_LEAST_0 = number("a number of at least 0", lambda value: value >= 0)
 PROBABILITY = number("a probability in [0, 1]", lambda value: 0 <= value <= 1)
+DECAY = number("a number of at least 0 and below 1", lambda value: 0 <= value < 1)
 FRACTION = number("a number in [0, 1]", lambda value: 0 <= value <= 1)
 COUNT = whole("a whole number above 0", 1)
 COUNT_OR_0 = whole("a whole number of at least 0", 0)

@@ -16,7 +16,17 @@ from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
 from rllib_ddn.learning.targets import td_targets
 from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
 from rllib_ddn.learning.update import HOST, INTRINSIC, Update
-from rllib_ddn.networks import LEADERS, MIXERS, AgentOutput, LocalAgent, LocalInput, TeamNetwork, TeamSizes, greedy_actions
+from rllib_ddn.networks import (
+    LEADERS,
+    MIXERS,
+    AgentOutput,
+    AveragedNetworks,
+    LocalAgent,
+    LocalInput,
+    TeamNetwork,
+    TeamSizes,
+    greedy_actions,
+)
 from rllib_ddn.team import TeamSpec
 
 AGENT = "agent"  # the network of a host alone
@@ -34,7 +44,9 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
 
     Attributes:
         host: what learns from the team's reward.
-        networks: the networks that can act, by name.
+        networks: the networks that can act, by name, as the optimizers leave them; in training these act.
+        averages: averages of their weights; None where ``weight_averaging`` is.
+        deployed: what evaluation and users play with, by name: the averaged networks, or :attr:`networks`.
         log_names: under which name each learner's gradient norm is logged.
         tower_stats: RLlib's place for the statistics of an update.
     """
@@ -59,6 +71,8 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
         self.local_input = LocalInput(spec.num_agents, spec.num_actions)
         self.sizes = TeamSizes.of(spec, config["agent_hidden_dim"])
         self.build(config)
+        decay = config.get("weight_averaging")  # checkpoints of version 0.2 have no such key
+        self.averages = None if decay is None else AveragedNetworks(self.networks, decay)
 
     def build(self, config: Mapping[str, Any]) -> None:
         """Makes :attr:`host`."""
@@ -75,6 +89,10 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
         return {AGENT: self.host.agent}
 
     @property
+    def deployed(self) -> dict[str, TeamNetwork]:
+        return self.networks if self.averages is None else self.averages.networks
+
+    @property
     def acting_network(self) -> str:
         """The network that acts for a user."""
         return AGENT
@@ -84,20 +102,19 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
         return {HOST: self.host.trained()}
 
     def act(
-        self, network: str, obs: Tensor, state: Tensor, action_mask: Tensor, hidden: Tensor, last_action: Tensor
+        self, network: TeamNetwork, obs: Tensor, state: Tensor, action_mask: Tensor, hidden: Tensor, last_action: Tensor
     ) -> tuple[Tensor, AgentOutput]:
         """One step of B teams.
 
         Args:
-            network: one of :attr:`networks`. Only one that ``sees_state`` is given the state.
+            network: one of :attr:`networks` or :attr:`deployed`. Only one that ``sees_state`` is given the state.
             obs: ``[B, N, O]``, state: ``[B, S]``, action_mask: ``[B, N, A]`` bool.
             hidden: ``[B, N, H]``, last_action: ``[B, N]``, -1 before the first step.
 
         Returns:
             The best available actions ``[B, N]``, and the network's output for this step.
         """
-        acting = self.networks[network]
-        out = acting(*acting.inputs(self.local_input(obs, last_action), state.float()), hidden=hidden)
+        out = network(*network.inputs(self.local_input(obs, last_action), state.float()), hidden=hidden)
         return greedy_actions(out.q, action_mask), out
 
     def forward(self, input_dict: dict[str, Any], state: list[Tensor], seq_lens: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -109,7 +126,8 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
         """
         hidden, last_action = state
         mask = input_dict["action_mask"]
-        actions, out = self.act(self.acting_network, input_dict["obs"], input_dict["state"], mask, hidden, last_action.long())
+        network = self.deployed[self.acting_network]
+        actions, out = self.act(network, input_dict["obs"], input_dict["state"], mask, hidden, last_action.long())
         q = out.q.masked_fill(~mask, torch.finfo(out.q.dtype).min)
         return q, [out.hidden, actions.to(last_action.dtype)]
 

@@ -105,6 +105,7 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         recurrent_state: RecurrentState,
         epsilon: float = 0.0,
         uniform: np.ndarray | None = None,
+        online: bool = False,
     ) -> tuple[np.ndarray, RecurrentState, Tensor]:
         """Acts for B teams at once.
 
@@ -115,12 +116,14 @@ class ValueDecompositionPolicy(TorchPolicyV2):
             epsilon: probability with which each agent, independently, takes a random available
                 action.
             uniform: ``[B, N, 2]`` numbers in [0, 1): whether to explore, and which action.
+            online: whether the weights are those that the optimizer moves, as in training, and not their average.
 
         Returns:
             actions ``[B, N]``, the new recurrent state, and the Q values ``[B, N, A]``.
         """
         to_tensor = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(self.device)  # noqa: E731
-        greedy, out = self.model.act(network, to_tensor(obs), to_tensor(state), to_tensor(action_mask), *recurrent_state)
+        acting = (self.model.networks if online else self.model.deployed)[network]
+        greedy, out = self.model.act(acting, to_tensor(obs), to_tensor(state), to_tensor(action_mask), *recurrent_state)
         actions = greedy.cpu().numpy()
         if epsilon > 0.0:
             assert uniform is not None
@@ -263,6 +266,8 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         check_finite(norms, self.model.tower_stats)
         self._gradient_norms = {f"grad_norm_{self.model.log_names[learner]}": norm for learner, norm in norms.items()}
         super().apply_gradients(gradients)
+        if self.model.averages is not None:
+            self.model.averages.update(self.model.networks)
 
     @override(TorchPolicyV2)
     def learn_on_batch(self, postprocessed_batch: SampleBatch) -> dict[str, Any]:
@@ -302,10 +307,18 @@ class ValueDecompositionPolicy(TorchPolicyV2):
     def set_weights(self, weights: dict[str, Any]) -> None:
         """Takes all weights, or those of :meth:`get_acting_weights`.
 
+        Averages need not fit: where this model has none, they are left out, and where the weights have none, they start
+        from the weights.
+
         Raises:
             ValueError: the weights have other names or shapes than this model.
         """
-        own = self.model.state_dict()
+        own, averages = self.model.state_dict(), self.model.averages
+        if averages is None:
+            weights = _without_averages(weights)
+        restart = averages is not None and weights.keys() == _without_averages(own).keys()
+        if restart:
+            own = _without_averages(own)
         how = "Build it with the config that the weights come from: env, mixer, state_fusion, network sizes, intrinsic_reward."
         if any(name.startswith(("leader.", "target_leader.")) for name in weights):
             how = "They are of version 0.1, whose weights had other names (see CHANGELOG.md): train anew, or use that version."
@@ -320,6 +333,8 @@ class ValueDecompositionPolicy(TorchPolicyV2):
                     f"the weights {name!r} have the shape {tuple(value.shape)}, this model's have {tuple(own[name].shape)}. {how}"
                 )
         self.model.load_state_dict({name: torch.as_tensor(np.array(value)) for name, value in weights.items()}, strict=False)
+        if averages is not None and restart:
+            averages.restart(self.model.networks)
 
     def export(self, folder: str | Path, network: str | None = None, format: str = "onnx", **notes: Any) -> Path:
         """Writes a network for use without Ray, by :class:`rllib_ddn.deploy.ExportedPolicy` or by anything else.
@@ -371,6 +386,10 @@ class ValueDecompositionPolicy(TorchPolicyV2):
             for group, own in zip(optimizer.param_groups, groups, strict=True):
                 group.update({name: value for name, value in own.items() if name != "params"})
         self.num_grad_updates = state["num_grad_updates"]
+
+
+def _without_averages(weights: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in weights.items() if not name.startswith("averages.")}
 
 
 def _kept_figures(optimizer_state: dict[str, Any]) -> set[str]:
