@@ -46,7 +46,7 @@ def did_you_mean(
         otherwise: what to say where none is like it, in place of those there are.
     """
     names = sorted(names)
-    near = nearest(name, names, count, cutoff=0.6 if count == 1 else 0.5)
+    near = nearest(name, names, count)
     if near:
         return f"did you mean {', '.join(map(repr, near))}?"
     return otherwise or f"there are {', '.join(names if shown is None else shown)}."

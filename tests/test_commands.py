@@ -16,9 +16,11 @@ from pettingzoo import ParallelEnv
 from ray import tune
 from typer.testing import CliRunner
 
+import rllib_ddn
 from rllib_ddn.cli import app, checking, examples, main
 from rllib_ddn.cli.examples import FOLDER
 from rllib_ddn.rllib.evaluation import _write_mp4
+from rllib_ddn.rllib.keys import declared
 from rllib_ddn.rllib.progress import first_iteration, forget_progress, tell_progress
 from support.configs import SMALL_GAME, plain_config
 
@@ -104,6 +106,19 @@ def test_help_shows_whole_option_names_at_80_columns(monkeypatch):
 
 def test_the_version_names_package_ray_and_torch():
     assert re.fullmatch(r"rllib-ddn 0\.\d+\.\d+, ray 2\.\d+\.\d+, torch 2\.\S+\n", rllib("--version"))
+
+
+def test_algorithms_envs_and_keys_are_listed():
+    listed = [line.split()[0] for line in rllib("list", "algos").splitlines()]
+    assert listed[:2] == ["DDN", "VDN"]
+    assert "ValueDecomposition" not in listed
+    listed = dict(line.split(maxsplit=1) for line in rllib("list", "envs").splitlines())
+    assert {*rllib_ddn.ENVS, "module:name"} == listed.keys()
+    lines = rllib("list", "keys", "OWQMIX").splitlines()
+    assert [line.split()[0] for line in lines] == list(declared(rllib_ddn.OWQMIXConfig))
+    assert lines[0].split()[:2] == ["mixer", "'owqmix'"]  # the default that this algorithm has
+    (line,) = [line for line in rllib("list", "keys").splitlines() if line.startswith("mask_probability")]
+    assert line.split(maxsplit=2) == ["mask_probability", "0.75", "a probability in [0, 1]"]
 
 
 def test_an_address_where_no_cluster_answers(tmp_path):

@@ -241,6 +241,7 @@ CHECKS = {
     "rllib example list": Shell.plain,
     "rllib example get": Shell.plain,
     "rllib example run": lambda shell, arguments: shell.train(arguments),
+    "rllib list": Shell.plain,
     "rllib reproduce": Shell.reproduce,
     "scripts/train": Shell.train_by_script,
     "scripts/setup": Shell.script,

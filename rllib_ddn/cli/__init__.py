@@ -1,4 +1,5 @@
-"""The ``rllib`` command: ``rllib train``, ``evaluate``, ``export``, ``plot``, ``reproduce``, ``example`` and ``check-env``.
+"""The ``rllib`` command: ``rllib train``, ``evaluate``, ``export``, ``plot``, ``reproduce``, ``example``,
+``list`` and ``check-env``.
 
 Ray's own command left after Ray 2.41; this one takes the same sub-commands and options, as far
 as they still mean something, and runs RLlib's own algorithms as well as this package's.
@@ -39,6 +40,8 @@ train_app = typer.Typer(
 app.add_typer(train_app, name="train")
 example_app = typer.Typer(no_args_is_help=True, help="The tuned examples that come with the package.")
 app.add_typer(example_app, name="example")
+list_app = typer.Typer(no_args_is_help=True, help="The names that commands and configs take.")
+app.add_typer(list_app, name="list")
 # Typer has Click's errors under names that depend on its version.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
 
@@ -212,6 +215,31 @@ def example_run(
     from rllib_ddn.cli.experiments import load
 
     _train(load(file_of(name)), options)
+
+
+@list_app.command("algos")
+def list_algos() -> None:
+    """Lists the algorithms."""
+    from rllib_ddn.cli.listing import algos
+
+    typer.echo("\n".join(algos()))
+
+
+@list_app.command("envs")
+def list_envs() -> None:
+    """Lists the registered envs."""
+    from rllib_ddn.cli.listing import envs
+
+    typer.echo("\n".join(envs()))
+
+
+@list_app.command("keys")
+def list_keys(algo: Annotated[str, typer.Argument(help="As `rllib list algos` shows it.")] = "DDN") -> None:
+    """Lists an algorithm's config keys with defaults and accepted values."""
+    from rllib_ddn.cli.listing import keys
+
+    with one_line_errors():
+        typer.echo("\n".join(keys(algo)))
 
 
 @app.command("check-env")

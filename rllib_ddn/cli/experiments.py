@@ -29,6 +29,8 @@ from rllib_ddn.names import did_you_mean, imported, nearest
 from rllib_ddn.rllib.keys import same
 from rllib_ddn.team import TeamSpec
 
+OURS: dict[str, type[Algorithm]] = {"DDN": rllib_ddn.DDN}
+OURS |= {algo.__name__: algo for algo in (*rllib_ddn.HOSTS, *rllib_ddn.PEERS)}
 SAMPLERS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randn", "randint", "qrandint", "lograndint")
 OLD_CHECKPOINT_KEYS = {
     "checkpoint_freq": "checkpoint_frequency",
@@ -207,8 +209,7 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
     if not isinstance(spec.get("run"), str):
         raise ValueError(f"the experiment {name!r} names no algorithm: add `run: DDN`.")
     if spec["run"] not in ALGORITHMS and not _global_registry.contains(TRAINABLE_CLASS, spec["run"]):
-        ours = [key for key, value in vars(rllib_ddn).items() if inspect.isclass(value) and issubclass(value, Algorithm)]
-        hint = did_you_mean(spec["run"], [*ours, *ALGORITHMS], ours, count=3)
+        hint = did_you_mean(spec["run"], [*OURS, *ALGORITHMS], OURS, count=3)
         raise ValueError(f"there is no algorithm {spec['run']!r}; {hint}")
     for limit in spec.get("stop") or ():
         if limit not in RESULTS and (near := nearest(limit, RESULTS, cutoff=0.8)):

@@ -13,8 +13,8 @@ from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.tune import TuneError
 from ray.tune.registry import get_trainable_cls
 
-import rllib_ddn
 from rllib_ddn.cli.curves import OVER_SEEDS, curves, default_window, draw, evaluations, figure_of, final, games, result_folders
+from rllib_ddn.cli.experiments import OURS
 
 NAMES = {"CWQMIX": "CW-QMIX", "OWQMIX": "OW-QMIX", "predator_prey": "Predator-Prey", "smac": "SMAC", "smax": "SMAX"}
 
@@ -122,8 +122,7 @@ def _continued_at(folder: Path) -> int:
 
 def _run(folder: Path) -> str:
     """The trainable's name, with which Tune begins a trial's folder."""
-    ours = [name for name in vars(rllib_ddn) if isinstance(getattr(rllib_ddn, name), type)]
-    known = [name for name in (*ours, *ALGORITHMS) if folder.name.startswith(f"{name}_")]
+    known = [name for name in (*OURS, *ALGORITHMS) if folder.name.startswith(f"{name}_")]
     return max(known, key=len) if known else folder.name.partition("_")[0]
 
 

@@ -18,8 +18,9 @@ from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, flat_d
 
 
 class PettingZooTeam(MultiAgentEnv):
-    """A ParallelEnv's agents grouped into one team.
+    """Any PettingZoo ParallelEnv, its agents grouped into one team.
 
+    Registered as ``"pettingzoo"``.
     Agents with smaller observation or action spaces are padded with zeros and masked. An agent
     that leaves before the episode is over stays in the team with an observation of zeros and
     action 0 as its only one.

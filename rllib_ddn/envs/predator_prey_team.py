@@ -14,8 +14,9 @@ from rllib_ddn.team import TeamSpec, refuse_unknown_keys
 
 
 class PredatorPreyTeam(SingleTeamEnv):
-    """The registered env ``"predator_prey"``.
+    """Predators that catch prey on a grid together.
 
+    Registered as ``"predator_prey"``.
     ``env_config`` holds the arguments of :class:`rllib_ddn.envs.predator_prey.PredatorPreyGames`,
     ``render_mode`` (None, "ansi", "rgb_array" or "human"), and the keys of
     :func:`rllib_ddn.envs.grouping.as_team_env`. Both know ``state``; it is one of

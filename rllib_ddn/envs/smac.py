@@ -49,8 +49,9 @@ PAPER_MAPS = {
 
 
 class SMACTeam(SingleTeamEnv):
-    """The registered env ``"smac"``.
+    """StarCraft II battles (SMAC and SMACv2).
 
+    Registered as ``"smac"``.
     ``env_config`` holds the arguments of ``StarCraft2Env`` (``map_name``, ``difficulty``, ``seed``,
     ``replay_dir``, ...), the keys of :func:`rllib_ddn.envs.grouping.as_team_env`, and
 

@@ -24,8 +24,9 @@ WITHOUT_UNITS = {"2s_vs_1sc": "it lacks the spine crawler", "MMM2": "it lacks th
 
 
 class SMAXTeam(SingleTeamEnv):
-    """The registered env ``"smax"``.
+    """Battles like StarCraft's, simulated by JaxMARL.
 
+    Registered as ``"smax"``.
     ``env_config``: ``map_name`` (default "3s5z"), ``reward_scale`` (10: a won battle is worth 20 at least,
     as in SMAC), ``render_mode`` (None or "rgb_array"), and arguments of JaxMARL's ``HeuristicEnemySMAX``,
     of which ``see_enemy_actions`` and ``walls_cause_death`` are True and ``attack_mode`` is "closest" by

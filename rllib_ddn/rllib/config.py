@@ -247,7 +247,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
         for name in config_dict:
             translated = self._translate_special_keys(name, warn_deprecated=False)
             if (translated not in vars(self) and name not in _DICT_KEYS) or name in FORMER:
-                raise ValueError(self._unknown_key(name, [name for name in vars(self) if not name.startswith("_")]))
+                raise ValueError(self._unknown_key(name, [*declared(type(self)), *ACCEPTED]))
         _refuse_non_dicts(config_dict)
         for name in {"callbacks", "callbacks_class"} & config_dict.keys():
             if isinstance(config_dict[name], str):
