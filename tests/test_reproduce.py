@@ -13,7 +13,7 @@ from ray.tune.registry import get_trainable_cls
 
 from rllib_ddn import DDNConfig
 from rllib_ddn.cli import reproducing
-from rllib_ddn.cli.curves import final
+from rllib_ddn.cli.curves import area, final, stratified, transfer
 from rllib_ddn.cli.tables import TABLES
 from support.configs import SMALL_GAME
 
@@ -96,7 +96,7 @@ def test_a_comparison_by_hand(tmp_path):
     for trial in found:
         write_trial(tmp_path, "any", trial.config, [0, 8, 2, 0, 6, 0, 0, 1, trial.seed, trial.seed + 2])
     text = reproducing.markdown("sight", reproducing.load(found, tmp_path, NO_POINTS), "Caption.", 100, "here")
-    ends = "| 13.00 [12.00, 14.00] | 12.00, 13.00, 14.00 |"
+    ends = "| 13.00 [12.00, 14.00] | 4.00 [3.83, 4.17] | 12.00, 13.00, 14.00 |"
     assert next(line for line in text.splitlines() if "leader" in line).endswith(
         "| leader | 8.00 [8.00, 8.00] | 3.00 [3.00, 3.00] | 0.00 [0.00, 0.00] " + ends
     )
@@ -249,3 +249,32 @@ def test_runs_are_finished_continued_and_never_repeated(tmp_path):
     first = [yaml.safe_load(p.read_text()) for p in (tmp_path / "trials").glob("table3.yaml")]
     assert all(Path(spec["restore"]).is_dir() for spec in first[0].values())
     assert (tmp_path / "table3.png").stat().st_size > 10_000
+
+
+def test_ratios_and_differences_by_hand():
+    """Two seeds of a base and of DDN on it, four evaluations each."""
+    steps = [100, 200, 300, 400]
+    curves = {
+        ("base", 1, ""): [0.0, 0.2, 0.4, 0.6],
+        ("base", 2, ""): [0.0, 0.0, 0.6, 0.8],
+        ("ddn", 1, "leader"): [0.0, 0.6, 0.8, 0.8],
+        ("ddn", 1, "follower"): [0.0, 0.6, 0.4, 0.8],
+        ("ddn", 2, "leader"): [0.0, 0.0, 0.7, 1.0],
+        ("ddn", 2, "follower"): [0.0, 0.0, 0.7, 0.9],
+    }
+    rows = [
+        {"row": row, "seed": seed, "network": network, "env steps": step, "metric": "win_rate", "value": value}
+        for (row, seed, network), values in curves.items()
+        for step, value in zip(steps, values, strict=True)
+    ]
+    table = pd.DataFrame(rows)
+    assert area(table, "base", "").to_dict() == pytest.approx({1: 0.3, 2: 1.0 / 3})  # 0.5 * 0 + 0.2 + 0.4 + 0.5 * 0.6, over 3
+    assert transfer(table, "ddn").tolist() == pytest.approx([0.5, 1.0, 1.0, 0.9])
+    assert transfer(table, "base").empty
+    assert stratified([]) == ""
+    assert stratified([np.full(3, 0.5), np.full(2, 0.5)]) == "0.50 [0.50, 0.50]"
+    named = reproducing.Table("", ("Algorithm",), {"base": ("B",), "ddn": ("D",)}, bases={"ddn": "base"}, folder="comparisons")
+    *_, line = reproducing._pairs(named, table, 400)[1].splitlines()
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:4] == ["D", "0.850", "50% of 4", "0.50"]
+    assert cells[4].split()[0] == "0.18"  # 0.6 - 0.3 and 0.4 - 1 / 3

@@ -138,14 +138,51 @@ def curves(table: pd.DataFrame, window: float, by: str = "env steps", points: in
     return found
 
 
-def final(table: pd.DataFrame, row: str, network: str, first: float, last: float = np.inf) -> np.ndarray:
-    """Of each seed, the mean of the evaluations between two env steps; ``[seeds]``."""
+def final(table: pd.DataFrame, row: str, network: str, first: float, last: float = np.inf) -> pd.Series:
+    """Of each seed, the mean of the evaluations between two env steps; ``[seeds]``, with the seeds as its index."""
     chosen = table[(table["row"] == row) & (table["network"] == network) & table["env steps"].between(first, last)]
-    return chosen.groupby("seed")["value"].mean().to_numpy()
+    return chosen.groupby("seed")["value"].mean()
 
 
-def figure_of(values: np.ndarray) -> str:
+def area(table: pd.DataFrame, row: str, network: str) -> pd.Series:
+    """Of each seed, the area under its evaluations (trapezoidal rule) over the env steps that they span, which is their
+    mean over training; ``[seeds]``, with the seeds as its index."""
+
+    def mean(curve: pd.DataFrame) -> float:
+        steps, values = curve["env steps"].to_numpy(float), curve["value"].to_numpy(float)
+        return float(np.trapezoid(values, steps) / (steps[-1] - steps[0])) if len(curve) > 1 else float(values[0])
+
+    chosen = table[(table["row"] == row) & (table["network"] == network)].sort_values("env steps")
+    return pd.Series({seed: mean(curve) for seed, curve in chosen.groupby("seed")}, dtype=float)
+
+
+def transfer(table: pd.DataFrame, row: str) -> pd.Series:
+    """Follower over leader in each evaluation in which the leader is good: with a win rate of 0.7, or of returns with 0.7 of
+    the row's best; ``[evaluations]``."""
+    chosen = table[table["row"] == row]
+    both = chosen.pivot_table(index=["seed", "env steps"], columns="network", values="value")
+    if not {"leader", "follower"} <= set(both.columns):
+        return pd.Series(dtype=float)
+    best = 1.0 if (chosen["metric"] == "win_rate").all() else both["leader"].max()
+    good = both[both["leader"] >= 0.7 * best] if best > 0 else both[:0]
+    return good["follower"] / good["leader"]
+
+
+def stratified(groups: Sequence[np.ndarray]) -> str:
+    """Interquartile mean of the seeds of several groups together, such as maps, with its 95% bootstrap interval in which
+    each group is resampled by itself (Agarwal et al. 2021); "" of none."""
+    groups = [np.asarray(group) for group in groups if len(group)]
+    if not groups:
+        return ""
+    rng = np.random.default_rng(0)
+    draws = [group[rng.integers(len(group), size=(2000, len(group)))] for group in groups]
+    low, high = np.percentile(iqm(np.concatenate(draws, axis=1), axis=1), (2.5, 97.5))
+    return f"{iqm(np.concatenate(groups)):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def figure_of(values: np.ndarray | pd.Series) -> str:
     """Interquartile mean over seeds, with its interval if there are several; "" of none."""
+    values = np.asarray(values)
     if not len(values):
         return ""
     low, high = interval(values)

@@ -22,7 +22,20 @@ import yaml
 from ray.tune.registry import get_trainable_cls
 
 import rllib_ddn  # noqa: F401  (registers the algorithms)
-from rllib_ddn.cli.curves import curves, default_window, draw, evaluations, figure_of, final, games, iqm, result_folders
+from rllib_ddn.cli.curves import (
+    area,
+    curves,
+    default_window,
+    draw,
+    evaluations,
+    figure_of,
+    final,
+    games,
+    iqm,
+    result_folders,
+    stratified,
+    transfer,
+)
 from rllib_ddn.cli.examples import FOLDER
 from rllib_ddn.cli.resume import check_checkpoint
 from rllib_ddn.cli.tables import TABLES, Table
@@ -187,7 +200,8 @@ def markdown(name: str, every: pd.DataFrame, caption: str, steps: int, where: st
     table = TABLES[name]
     notes = [caption] + ([table.note] if table.note else [])
     if table.folder == "comparisons":
-        return "\n\n".join([f"**{table.title}.**", *notes, _by_quarters(table, every, steps)]) + "\n"
+        parts = [f"**{table.title}.**", *notes, _by_quarters(table, every, steps), *_pairs(table, every, steps)]
+        return "\n\n".join(parts) + "\n"
     header = [
         *table.header,
         f"{where}: leader or host",
@@ -216,16 +230,49 @@ def _by_quarters(table: Table, every: pd.DataFrame, steps: int) -> str:
     """A line for each network of each row: the evaluations from a tenth of the steps before each quarter's end to a hundredth
     after it; of the last, all that follow."""
     quarters = [round(steps * k / 4) for k in (1, 2, 3, 4)]
-    header = [*table.header, "network", *(f"{quarter / 1000:,.0f}k" for quarter in quarters), "single seeds at the end"]
+    ends = [f"{quarter / 1000:,.0f}k" for quarter in quarters]
+    header = [*table.header, "network", *ends, "over training", "single seeds at the end"]
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     for row, label in table.labels.items():
         for network in ("", "leader", "follower"):
             values = [final(every, row, network, end - 0.1 * steps, end + 0.01 * steps) for end in quarters[:3]]
             values.append(final(every, row, network, 0.9 * steps))
             if any(map(len, values)):
-                cells = [*label, network, *map(figure_of, values), ", ".join(f"{value:.2f}" for value in values[-1])]
+                figures = map(figure_of, [*values, area(every, row, network)])
+                cells = [*label, network, *figures, ", ".join(f"{value:.2f}" for value in values[-1])]
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _pairs(table: Table, every: pd.DataFrame, steps: int) -> list[str]:
+    """Of each DDN: how steadily its follower has what the leader has, and both beside the base algorithm, paired by seed."""
+    lines: list[str] = []
+    gains: dict[str, list[Any]] = {"leader": [], "follower": []}
+    for row, label in table.labels.items():
+        ratios = transfer(every, row)
+        cells = [*label, f"{ratios.mean():.3f}", f"{(ratios >= 0.97).mean():.0%} of {len(ratios)}", f"{ratios.min():.2f}"]
+        if not len(ratios):
+            continue
+        base = table.bases.get(row, "")
+        for network, gained in gains.items() if table.bases else ():
+            end = final(every, row, network, 0.9 * steps) - final(every, base, "", 0.9 * steps)
+            mean = (area(every, row, network) - area(every, base, "")).dropna().to_numpy()
+            gained.append(mean)
+            cells += [figure_of(mean), figure_of(end.dropna())]
+        lines.append(f"| {' | '.join(cells)} |")
+    if not lines:
+        return []
+    beside = [f"{network} - base, {what}" for network in gains for what in ("over training", "at the end") if table.bases]
+    header = [*table.header, "follower / leader", "at least 0.97", "lowest", *beside]
+    text = [
+        "Follower / leader: mean over the evaluations in which the leader wins 0.7 or more (of returns: has 0.7 of the best)."
+        + (" Differences to the base algorithm are paired by seed." if table.bases else ""),
+        "\n".join([f"| {' | '.join(header)} |", "|" + "---|" * len(header), *lines]),
+    ]
+    if len(lines) > 1 and table.bases:
+        told = ", ".join(f"{network} {stratified(gained)}" for network, gained in gains.items())
+        text.append(f"Difference over training, all rows, with a stratified bootstrap interval: {told}.")
+    return text
 
 
 def reproduce(

@@ -19,6 +19,7 @@ class Table:
         paper: the paper's figures: of each SMAC map, one for each experiment, "" where it has none.
         note: what the reader must know of the figures.
         folder: of the grid, "paper" or "comparisons".
+        bases: of each row with DDN, the row of its base algorithm alone.
     """
 
     title: str
@@ -27,6 +28,7 @@ class Table:
     paper: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
     folder: str = "paper"
+    bases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_panels(self) -> bool:
@@ -52,6 +54,20 @@ HOSTS = {
     "owqmix": "OW-QMIX",
     "qtran": "QTRAN",
 }
+
+
+def _with_and_without_ddn(*mixers: str) -> dict[str, tuple[str, ...]]:
+    pairs = {mixer: {mixer: HOSTS[mixer], f"ddn_{mixer}": f"DDN on {HOSTS[mixer]}"} for mixer in mixers}
+    return {row: (HOSTS[mixer], label) for mixer, rows in pairs.items() for row, label in rows.items()}
+
+
+def _on_maps(title: str, maps: tuple[str, ...]) -> Table:
+    """DDN on QMIX beside QMIX on some maps of SMAX."""
+    labels = {f"{name}_{algo.lower()}": (name, algo) for name in maps for algo in ("QMIX", "DDN")}
+    bases = {f"{name}_ddn": f"{name}_qmix" for name in maps}
+    return Table(title, ("Map", "Algorithm"), labels, folder="comparisons", bases=bases)
+
+
 LEADERS = "The paper's figures are the leader's: for DDN as it is, they are those that its Table 2 has for the leader."
 TABLES = {
     "table1": Table(
@@ -108,6 +124,19 @@ TABLES = {
             "owqmix": ("OW-QMIX",),
             "ddn_owqmix": ("DDN on OW-QMIX",),
         },
+    ),
+    "small": Table("The small Predator-Prey of the README", ("Algorithm",), {"ddn": ("DDN",)}, folder="comparisons"),
+    "maps": _on_maps("DDN and QMIX on SMAX, a million steps", ("2s3z", "3s5z", "3s_vs_5z", "5m_vs_6m")),
+    "hard_maps": _on_maps(
+        "DDN and QMIX on harder maps of SMAX, two million steps",
+        ("3s5z_vs_3s6z", "6h_vs_8z", "smacv2_5_units", "smacv2_10_units"),
+    ),
+    "mixers": Table(
+        "Other mixers with and without DDN on SMAX's 2s3z",
+        ("Mixer", "Algorithm"),
+        _with_and_without_ddn("vdn", "qplex"),
+        folder="comparisons",
+        bases={"ddn_vdn": "vdn", "ddn_qplex": "qplex"},
     ),
     "smax": Table(
         "DDN and its host on SMAX",
@@ -166,16 +195,14 @@ TABLES = {
             "ddn_no_idm": ("intrinsic reward", "DDN without IDM"),
             "ddn_mask_25": ("intrinsic reward", "DDN, mask 0.25"),
         },
+        bases={"ddn": "qmix", "ddn_vdn": "vdn"},
         folder="comparisons",
     ),
     "predator_prey": Table(
         "Predator-Prey with a penalty: hosts before and after DDN",
         ("Host", "Algorithm"),
-        {
-            row: (HOSTS[host], label)
-            for host in ("vdn", "qmix", "qplex", "owqmix")
-            for row, label in ((host, HOSTS[host]), (f"ddn_{host}", f"DDN on {HOSTS[host]}"))
-        },
+        _with_and_without_ddn("vdn", "qmix", "qplex", "owqmix"),
+        bases={f"ddn_{host}": host for host in ("vdn", "qmix", "qplex", "owqmix")},
         folder="comparisons",
     ),
 }
