@@ -77,6 +77,29 @@ def test_every_host_takes_ddn(build, mixer):
     assert parts == (trained - {"host.mixer"} if mixer == "vdn" else trained)
 
 
+def test_the_follower_may_learn_in_every_second_update(build):
+    """It changes in these alone; the leader learns what it learns without."""
+    every, second = (build(follower_update_interval=interval) for interval in (1, 2))
+    moved, apply, policy = [], second.get_policy().apply_gradients, second.get_policy()
+
+    def record(gradients):
+        before = weights(policy.model.distillation), weights(policy.model.host.agent)
+        apply(gradients)
+        moved.append(
+            [bool(changed(m, b)) for m, b in zip((policy.model.distillation, policy.model.host.agent), before, strict=True)]
+        )
+
+    policy.apply_gradients = record
+    for _ in range(4):
+        every.train()
+        result = second.train()
+    assert moved == [[k % 2 == 0, True] for k in range(len(moved))]
+    assert len(moved) > 3
+    assert not changed(policy.model.host, weights(every.get_policy().model.host))
+    assert learner_stats(result)["grad_norm_follower"] > 0  # of the updates in which it learns
+    assert np.isfinite(learner_stats(result)["loss_q"])
+
+
 def test_qtran_is_no_host_of_ddn():
     with pytest.raises(ValueError, match=r"mixer is a host that a follower can learn from, one of 'vdn', .*; 'qtran' exists alone"):
         small_config(mixer="qtran").build_algo()

@@ -56,10 +56,12 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
 
     @override(ValueDecompositionPolicy)
     def learners(self) -> Collection[str]:
-        """Who learns now: all; or with ``leader_timesteps`` the leader first, and then the follower."""
+        """Who learns now: all, the follower in every ``follower_update_interval``-th update; or with ``leader_timesteps``
+        the leader first, and then the follower."""
         first_stage = self.config["leader_timesteps"]
         if first_stage is None:
-            return LEARNERS
+            waits = self.num_grad_updates % self.config.get("follower_update_interval", 1)
+            return (HOST, INTRINSIC) if waits else LEARNERS
         return (HOST if self.global_timestep <= first_stage else FOLLOWER_LEARNER, INTRINSIC)
 
     @override(ValueDecompositionPolicy)

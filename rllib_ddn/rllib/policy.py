@@ -262,7 +262,8 @@ class ValueDecompositionPolicy(TorchPolicyV2):
             if learner not in self._learned:
                 for parameter in parameters:
                     parameter.grad = None  # an optimizer may move parameters whose gradients are zeros
-        norms = clip_gradients(self.optimizers, self.config["grad_clip"])
+        learned = {learner: optimizer for learner, optimizer in self.optimizers.items() if learner in self._learned}
+        norms = clip_gradients(learned, self.config["grad_clip"])
         check_finite(norms, self.model.tower_stats)
         self._gradient_norms = {f"grad_norm_{self.model.log_names[learner]}": norm for learner, norm in norms.items()}
         super().apply_gradients(gradients)
