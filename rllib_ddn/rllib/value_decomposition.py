@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import json
 import math
 import os
+import pickle
 import shutil
 import sys
 import tempfile
@@ -16,6 +19,7 @@ import numpy as np
 import ray
 import torch
 from pyarrow.fs import copy_files
+from ray import cloudpickle
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.utils import make_callback
@@ -47,6 +51,7 @@ from rllib_ddn.rllib.evaluation import compare, evaluate_network
 from rllib_ddn.rllib.faults import EnvRunnersError, Failure, Runners, outlive_sigterm
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 from rllib_ddn.rllib.progress import forget_progress, tell_progress
+from rllib_ddn.rllib.score import BEST, Score
 from rllib_ddn.team import TeamEnvError
 
 NUM_EPISODES_SAMPLED = "num_episodes_sampled"
@@ -116,6 +121,9 @@ class ValueDecomposition(Algorithm):
         group = self.eval_env_runner_group if own else self.env_runner_group
         self.eval_runners = Runners(group, self.evaluation_config if own else self.config)
         self._evaluation_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self.score = Score()
+        self._evaluated = b""  # the state at the newest evaluation
+        self._best = b""  # the state at the best one
 
     @override(Algorithm)
     def _create_local_replay_buffer_if_necessary(self, config: Any) -> EpisodeReplay:
@@ -279,6 +287,11 @@ class ValueDecomposition(Algorithm):
         if self.config.evaluation_interval and "evaluation" not in results:
             # The same keys in every result: loggers fix their columns at the first.
             results["evaluation"] = compare(dict.fromkeys(self.config.networks))
+        if self.config.evaluation_interval:
+            deployed = results["evaluation"][policy.model.acting_network]
+            if self.score.update(deployed, self.iteration + 1, self._counters[NUM_ENV_STEPS_SAMPLED]):
+                self._best = self._evaluated
+            results |= self.score.results()
         return results
 
     def _save_before_error(self) -> str:
@@ -307,6 +320,7 @@ class ValueDecomposition(Algorithm):
             from_worker_or_learner_group=self.env_runner if self.eval_env_runner_group else None,
             global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]},
         )
+        self._evaluated = self._packed()
         config, told = self.evaluation_config, {"algorithm": self, "metrics_logger": self.metrics}
         make_callback("on_evaluate_start", self.callbacks, self.config.callbacks_on_evaluate_start, kwargs=told)
         seeds = [[self._evaluation_seed, self.iteration, k] for k in range(config.evaluation_duration)]
@@ -327,7 +341,18 @@ class ValueDecomposition(Algorithm):
             "rng": self._rng.bit_generator.state,
             "evaluation_seed": self._evaluation_seed,
             "episode_history": list(self._episode_history),  # over which RLlib smooths the results of env_runners
+            "score": dataclasses.asdict(self.score),
+            BEST: self._best,
         }
+
+    def _packed(self) -> bytes:
+        """The state at the end of this iteration, pickled, without the replay and the best state."""
+        # Of a copy, for training may continue meanwhile (evaluation_parallel_to_training).
+        here: Any = object.__new__(type(self))
+        here.__dict__ |= {**vars(self), "local_replay_buffer": None, "_best": b"", "_iteration": self.iteration + 1}
+        state = here.__getstate__()
+        del state["worker"]["policy_states"]  # they are in state["policies"]
+        return cloudpickle.dumps(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state["worker"]["policy_states"] = state.get("policies", state["worker"]["policy_states"])  # older ones lack it
@@ -339,10 +364,14 @@ class ValueDecomposition(Algorithm):
         self._rng.bit_generator.state = state["rng"]
         self._evaluation_seed = state["evaluation_seed"]
         self._episode_history = state.get("episode_history", [])  # older ones lack it
+        self._best = state.get(BEST, b"")
+        self.score = Score(**state["score"]) if self._best else Score()
 
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """As RLlib's, but each file is written beside and put in its place when all are whole.
+        """As RLlib's, and the folder ``best`` is a checkpoint of the best evaluation so far, without the replay.
+
+        Each file is written beside and put in its place when all are whole.
 
         Whatever is interrupted or killed leaves the checkpoint that was there before, or the new one, and no mixture:
         ``algorithm_state.pkl`` is moved first, in one step, and holds all that is restored. ``policies/`` is for
@@ -354,10 +383,20 @@ class ValueDecomposition(Algorithm):
             shutil.rmtree(killed, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as name:
             super().save_checkpoint(name)
+            if self._best:
+                self._write_best(Path(name, BEST))
             for path in sorted(path for path in Path(name).rglob("*") if path.is_file()):
                 target = folder / path.relative_to(name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
+
+    def _write_best(self, folder: Path) -> None:
+        (folder / "policies").mkdir(parents=True)
+        (folder / "algorithm_state.pkl").write_bytes(self._best)
+        (folder / "score.json").write_text(json.dumps(self.score.best) + "\n")
+        shutil.copy(folder.parent / "rllib_checkpoint.json", folder)
+        states = pickle.loads(self._best)["policies"]
+        self.get_policy().export_checkpoint(str(folder / "policies" / DEFAULT_POLICY_ID), policy_state=states[DEFAULT_POLICY_ID])
 
 
 def _keep_freed_memory() -> None:
