@@ -5,6 +5,7 @@ import pytest
 import torch
 from ray.rllib.evaluation.metrics import RolloutMetrics
 
+from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.evaluation import compare
 from support.configs import small_config
 
@@ -22,7 +23,7 @@ def test_evaluation_plays_both_networks_greedily_on_the_same_games(build, eval_r
         assert 0 < results[network]["episode_len_mean"] <= 12
         # Play the same seeds here: greedy play is a function of weights and seed.
         runner = algo.env_runner
-        seeds = [[algo._evaluation_seed, 1, k] for k in range(5)]
+        seeds = [seed_sequence("evaluation", algo.seed, 1, k) for k in range(5)]
         returns = [runner.play([seed], network, explore=False)[1][0].episode_reward for seed in seeds]
         assert results[network]["episode_return_mean"] == pytest.approx(np.mean(returns))
     assert results["env_runners"]["num_episodes"] == 5
@@ -39,7 +40,7 @@ def test_env_runners_of_the_training_evaluate_with_what_is_learned(build):
     algo = build(config)
     algo.train()
     results = algo.evaluate()
-    seeds = [[algo._evaluation_seed, 1, k] for k in range(8)]
+    seeds = [seed_sequence("evaluation", algo.seed, 1, k) for k in range(8)]
     for network in ("leader", "follower"):
         here = algo.env_runner.policy.model.networks[network].state_dict()
         (there,) = algo.env_runner_group.foreach_env_runner(

@@ -9,6 +9,7 @@ from ray.rllib.policy.sample_batch import SampleBatch
 
 from rllib_ddn.learning.batch import make_batch
 from rllib_ddn.learning.intrinsic import IDM
+from rllib_ddn.random_streams import seed_sequence
 from support.configs import learner_stats, small_config
 from support.episodes import as_tensors, random_episodes
 from support.small_team import SIZES, SPEC, local_input
@@ -111,7 +112,7 @@ def test_trajectory_stage_is_the_same_reward(build):
     )
     episode = SimpleNamespace(custom_metrics={})
     done = policy.postprocess_trajectory(batch, episode=episode)
-    keep = np.random.default_rng(77).random(steps) < 0.5
+    keep = np.random.default_rng(seed_sequence("intrinsic_reward_mask", 77)).random(steps) < 0.5
     bonus = 2.0 * keep * error_of(policy.model.intrinsic, torch.from_numpy(state[:-1])).numpy()
     np.testing.assert_allclose(done["rewards"], rewards + bonus, rtol=1e-5)
     np.testing.assert_allclose(done["intrinsic_rewards"], bonus, rtol=1e-5)

@@ -56,7 +56,7 @@ def test_imports_are_found(tmp_path):
 
 def test_the_learner_is_free_of_ray():
     learner = lambda name: within(  # noqa: E731
-        name, "rllib_ddn.team", "rllib_ddn.losses", "rllib_ddn.networks", "rllib_ddn.learning"
+        name, "rllib_ddn.team", "rllib_ddn.losses", "rllib_ddn.random_streams", "rllib_ddn.networks", "rllib_ddn.learning"
     )
     assert doors(learner, lambda name: within(name, "ray", "rllib_ddn.envs")) == {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from rllib_ddn.learning.batch import TrainBatch, make_batch
 from rllib_ddn.learning.executor import Executor, in_turn, side_by_side
 from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
 from rllib_ddn.learning.update import HOST, INTRINSIC, LEARNERS, Update, compute_update
+from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.model import FOLLOWER, LEADER, MIXTURE, DDNTorchModel
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 
@@ -41,7 +42,7 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
     }
 
     @override(ValueDecompositionPolicy)
-    def network_of_round(self, seed: Sequence[int]) -> str:
+    def network_of_round(self, seed: np.random.SeedSequence) -> str:
         """The ``behaviour_network``; of a "mixture" the leader, with a probability that falls from 1 to 0."""
         if self.config["behaviour_network"] != MIXTURE:
             return self.config["behaviour_network"]
@@ -117,7 +118,8 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
         length = len(steps["rewards"])
         episodes = {name: np.concatenate([steps[name], steps[f"new_{name}"][-1:]]) for name in ("obs", "state", "action_mask")}
         episodes |= {name: np.asarray(steps[name]) for name in ("actions", "rewards")}
-        episodes["uniform"] = np.random.default_rng(int(steps[SampleBatch.EPS_ID][0])).random(length)
+        seed = seed_sequence("intrinsic_reward_mask", int(steps[SampleBatch.EPS_ID][0]))
+        episodes["uniform"] = np.random.default_rng(seed).random(length)
         episodes["terminated"], episodes["length"] = np.asarray(steps[SampleBatch.TERMINATEDS][-1]), np.array(length)
         tensors = {name: torch.from_numpy(array[None]).to(self.device) for name, array in episodes.items()}
         return make_batch(tensors, self.model.local_input)

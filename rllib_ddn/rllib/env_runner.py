@@ -19,6 +19,7 @@ from ray.rllib.utils.annotations import override
 from rllib_ddn.envs.grouping import TeamGames, as_team_env, team_of
 from rllib_ddn.envs.vector import BROKEN, VectorTeamEnv, warn_of_long_episode
 from rllib_ddn.learning.episodes import Episodes, empty_episodes, resize_steps
+from rllib_ddn.random_streams import seed_of_run, seed_sequence
 from rllib_ddn.rllib.faults import outlive_sigterm
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 from rllib_ddn.team import TeamEnvError, check_values
@@ -56,9 +57,7 @@ class TeamEnvRunner(RolloutWorker):
         self._rounds_played = 0
         self._metrics: list[RolloutMetrics] = []
         self._timeouts_terminate = self.config.env_config.get("timeouts") == "terminate"
-        self._base_seed = self.config.seed
-        if self._base_seed is None:
-            self._base_seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self._seed = seed_of_run(self.config.seed)
         overridden = type(self.callbacks).on_episode_step is not RLlibCallback.on_episode_step
         self._calls_on_episode_step = overridden or self.config.callbacks_on_episode_step is not None
 
@@ -86,12 +85,13 @@ class TeamEnvRunner(RolloutWorker):
         return self.async_env.get_sub_environments()[e]
 
     @override(RolloutWorker)
-    def sample(self, *, round_number: int | None = None, **kwargs: Any) -> SampleBatch:
+    def sample(self, *, round_number: int | None = None, seed: int | None = None, **kwargs: Any) -> SampleBatch:
         """Plays one exploring episode in each sub-environment.
 
         Args:
             round_number: number of the round, from which the episodes' seeds are derived; by default
                 the rounds of this runner are counted.
+            seed: of the run; by default the config's, or of this runner alone where that is None.
 
         Returns:
             Episode-major arrays, a row per episode (see :mod:`rllib_ddn.learning.episodes`).
@@ -102,8 +102,9 @@ class TeamEnvRunner(RolloutWorker):
         if round_number is None:
             round_number = self._rounds_played
         self._rounds_played = round_number + 1
-        seeds = [[self._base_seed, self.worker_index, round_number, e] for e in range(self.config.num_envs_per_env_runner)]
-        network = self.policy.network_of_round([self._base_seed, self.worker_index, round_number])
+        which = self._seed if seed is None else seed, self.worker_index, round_number
+        seeds = [seed_sequence("training_episode", *which, e) for e in range(self.config.num_envs_per_env_runner)]
+        network = self.policy.network_of_round(seed_sequence("behaviour_network", *which))
         episodes, metrics = self.play(seeds, network, self.config.explore, for_training=True)
         self._metrics.extend(metrics)
         batch = SampleBatch(episodes)
@@ -114,7 +115,7 @@ class TeamEnvRunner(RolloutWorker):
 
     def play(
         self,
-        seeds: Sequence[Sequence[int]],
+        seeds: Sequence[np.random.SeedSequence],
         network: str,
         explore: bool,
         for_training: bool = False,
@@ -123,7 +124,7 @@ class TeamEnvRunner(RolloutWorker):
         """Plays one episode per seed, at most as many as there are sub-environments.
 
         Args:
-            seeds: E sequences of integers that seed the episodes.
+            seeds: of E episodes; see :mod:`rllib_ddn.random_streams`.
             network: which network acts, of the config's ``networks``.
             explore: whether to act epsilon-greedily.
             for_training: whether the online weights act, and not their averages, and the episodes are postprocessed.

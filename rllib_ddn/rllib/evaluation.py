@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 from ray.rllib.evaluation.metrics import RolloutMetrics
 
+from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.env_runner import WON
 from rllib_ddn.rllib.faults import Runners
 from rllib_ddn.rllib.model import FOLLOWER, LEADER
 from rllib_ddn.team import TeamEnvError
 
 
-def evaluate_network(runners: Runners, network: str, seeds: list[list[int]], explore: bool = False) -> list[RolloutMetrics]:
+def evaluate_network(
+    runners: Runners, network: str, seeds: list[np.random.SeedSequence], explore: bool = False
+) -> list[RolloutMetrics]:
     """Plays an episode per seed, spread over the group's env runners.
 
     Args:
         runners: env runners; the remote ones play if there are any, else the local one.
         network: one of the config's ``networks``.
-        seeds: E seeds.
+        seeds: of E episodes.
         explore: whether to act epsilon-greedily.
 
     Returns:
@@ -135,7 +138,7 @@ def evaluate_checkpoint(
     try:
         algo.restore(str(checkpoint))
         algo.eval_env_runner_group.sync_weights(from_worker_or_learner_group=algo.env_runner)
-        seeds = [[algo.config.seed or 0, k] for k in range(episodes)]
+        seeds = [seed_sequence("checkpoint_evaluation", algo.seed, k) for k in range(episodes)]
         if not drawn:
             return compare({name: evaluate_network(algo.eval_runners, name, seeds) for name in networks})
         played: dict[str, list[RolloutMetrics]] = {}
@@ -157,7 +160,7 @@ def evaluate_checkpoint(
             os.rmdir(algo.logdir)  # made for results, of which there are none
 
 
-def _play_drawn(runner: Any, network: str, seed: list[int], frames: list[np.ndarray]) -> list[RolloutMetrics]:
+def _play_drawn(runner: Any, network: str, seed: np.random.SeedSequence, frames: list[np.ndarray]) -> list[RolloutMetrics]:
     """Plays one episode, calling the env's render() after each step; images go to ``frames``."""
 
     def draw() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from rllib_ddn.learning.batch import TrainBatch, make_batch
 from rllib_ddn.learning.episodes import empty_episodes
 from rllib_ddn.learning.update import HOST, LEARNERS, Update, check_finite, clip_gradients, compute_update, make_optimizer
+from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.export import export_policy
 from rllib_ddn.rllib.model import ValueDecompositionModel
 from rllib_ddn.team import OBS, TeamSpec, encode
@@ -44,7 +45,7 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         self.spec = TeamSpec.from_spaces(observation_space, action_space)
         self._gradient_norms: dict[str, Tensor] = {}
         self._learned: Collection[str] = ()  # who has a loss in the update under way
-        self._rng = np.random.default_rng(config["seed"])  # explores in compute_actions() alone
+        self._rng = np.random.default_rng(seed_sequence("compute_actions", config["seed"], config.get("worker_index", 0)))
         super().__init__(observation_space, action_space, config)
 
     @override(TorchPolicyV2)
@@ -136,7 +137,7 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         repeat = lambda x: x.expand(num_teams, *x.shape).to(self.device)  # noqa: E731
         return repeat(hidden), repeat(last_action.long())
 
-    def network_of_round(self, seed: Sequence[int]) -> str:
+    def network_of_round(self, seed: np.random.SeedSequence) -> str:
         """The network that acts in a round of training; ``seed`` decides where it is drawn."""
         return self.model.acting_network
 

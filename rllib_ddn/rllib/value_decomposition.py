@@ -45,6 +45,7 @@ from rllib_ddn.envs.named import creator_of
 from rllib_ddn.envs.vector import warn_once
 from rllib_ddn.learning.episodes import EpisodeReplay
 from rllib_ddn.learning.update import DivergenceError
+from rllib_ddn.random_streams import seed_of_run, seed_sequence
 from rllib_ddn.rllib.config import ValueDecompositionConfig
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.evaluation import compare, evaluate_network
@@ -69,6 +70,7 @@ class ValueDecomposition(Algorithm):
     """
 
     config: ValueDecompositionConfig
+    seed: int  # of all random streams: the config's; where that is None, a random one that checkpoints keep
     local_replay_buffer: EpisodeReplay
 
     @classmethod
@@ -114,13 +116,12 @@ class ValueDecomposition(Algorithm):
             self._statistics = self.get_policy().statistics_names()
         # With a seed, RLlib makes torch deterministic, and torch then fills all memory that it reserves.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        seed = self.config.seed
-        self._rng = np.random.default_rng(seed)  # samples the replay and masks the intrinsic reward
+        self.seed = seed_of_run(self.config.seed)
+        self._rng = np.random.default_rng(seed_sequence("learner", self.seed))
         self.runners = Runners(self.env_runner_group, self.config)
         own = self.eval_env_runner_group is not None
         group = self.eval_env_runner_group if own else self.env_runner_group
         self.eval_runners = Runners(group, self.evaluation_config if own else self.config)
-        self._evaluation_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self.score = Score()
         self._evaluated = b""  # the state at the newest evaluation
         self._best = b""  # the state at the best one
@@ -200,9 +201,9 @@ class ValueDecomposition(Algorithm):
 
     def _episodes_of_a_round(self) -> Callable[[TeamEnvRunner], tuple[SampleBatch, list[RolloutMetrics]]]:
         """What env runners are asked for: the episodes of a round, and their metrics."""
-        number = self._counters[NUM_ROUNDS]
+        number, seed = self._counters[NUM_ROUNDS], self.seed
         self._counters[NUM_ROUNDS] += 1
-        return lambda runner: (runner.sample(round_number=number), runner.get_metrics())
+        return lambda runner: (runner.sample(round_number=number, seed=seed), runner.get_metrics())
 
     @override(Algorithm)
     def _remote_worker_ids_for_metrics(self) -> Iterator[int]:  # type: ignore[override]
@@ -323,7 +324,7 @@ class ValueDecomposition(Algorithm):
         self._evaluated = self._packed()
         config, told = self.evaluation_config, {"algorithm": self, "metrics_logger": self.metrics}
         make_callback("on_evaluate_start", self.callbacks, self.config.callbacks_on_evaluate_start, kwargs=told)
-        seeds = [[self._evaluation_seed, self.iteration, k] for k in range(config.evaluation_duration)]
+        seeds = [seed_sequence("evaluation", self.seed, self.iteration, k) for k in range(config.evaluation_duration)]
         played = {network: evaluate_network(self.eval_runners, network, seeds, bool(config.explore)) for network in config.networks}
         results = compare(played)
         results["env_runners"] = summarize_episodes(played[self.get_policy().model.acting_network])
@@ -339,7 +340,7 @@ class ValueDecomposition(Algorithm):
             **state,
             "policies": state["worker"]["policy_states"],  # which RLlib itself writes to other files
             "rng": self._rng.bit_generator.state,
-            "evaluation_seed": self._evaluation_seed,
+            "seed": self.seed,
             "episode_history": list(self._episode_history),  # over which RLlib smooths the results of env_runners
             "score": dataclasses.asdict(self.score),
             BEST: self._best,
@@ -362,7 +363,8 @@ class ValueDecomposition(Algorithm):
         if self.config.store_buffer_in_checkpoints and replay:
             self.local_replay_buffer.set_state(replay)
         self._rng.bit_generator.state = state["rng"]
-        self._evaluation_seed = state["evaluation_seed"]
+        if self.config.seed is None:
+            self.seed = state.get("seed", self.seed)  # older ones lack it
         self._episode_history = state.get("episode_history", [])  # older ones lack it
         self._best = state.get(BEST, b"")
         self.score = Score(**state["score"]) if self._best else Score()
