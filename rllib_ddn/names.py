@@ -1,26 +1,47 @@
-"""Names: which known ones are like an unknown one, and what a name in a module stands for."""
+"""Names: which known ones are like an unknown one, and what ``module:name`` stands for."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
-OWN_FILES = "A file of your own is found in the folder that you stand in, and in those of PYTHONPATH."
+OWN_FILES = "Custom modules are looked for in the working directory and in the folders of PYTHONPATH."
 
 
-def imported(module: str, name: str) -> Any:
-    """What a module calls by a name.
+def is_custom(name: Any) -> bool:
+    """Whether a name has the form ``module:name`` of a custom class or function."""
+    return isinstance(name, str) and re.fullmatch(r"[\w.]+:\w+", name) is not None
+
+
+def imported(name: str) -> Any:
+    """The class or function that ``module:name``, or ``module.name``, stands for.
 
     Raises:
-        ImportError: there is no such module or name; the message tells where modules are found, for one that was not.
+        ImportError: there is no such module or name, or importing the module fails; the message is one line.
     """
+    module, _, attribute = name.replace(":", ".").rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        found = importlib.import_module(module)
+    except ImportError as error:
         lost = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
         raise ImportError(f"{error}. {OWN_FILES}" if lost else f"{error}.") from error
+    except Exception as error:
+        raise ImportError(f"the import of {module} fails: {type(error).__name__}: {error}") from error
+    if not hasattr(found, attribute):
+        raise ImportError(f"module {module!r} has no attribute {attribute!r}.")
+    return getattr(found, attribute)
+
+
+def resolved(choice: Any) -> Any:
+    """What a config's choice stands for: ``module:name`` is imported, anything else is returned as it is.
+
+    Raises:
+        ImportError: see :func:`imported`.
+    """
+    return imported(choice) if is_custom(choice) else choice
 
 
 def nearest(name: object, names: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:

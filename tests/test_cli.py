@@ -116,7 +116,7 @@ RLLIB = (Path(__file__).parent / "examples" / "multi_agent_env.py").read_text()
 
 @pytest.mark.parametrize(
     ("text", "env", "env_config", "length"),
-    [(PETTINGZOO, "pettingzoo", {"env": "my_env:make", "max_cycles": 4}, 4), (RLLIB, "my_env.team", {"max_steps": 3}, 3)],
+    [(PETTINGZOO, "pettingzoo", {"env": "my_env:make", "max_cycles": 4}, 4), (RLLIB, "my_env:team", {"max_steps": 3}, 3)],
     ids=["PettingZoo", "RLlib"],
 )
 def test_a_game_in_the_current_directory(text, env, env_config, length, tmp_path):
@@ -135,7 +135,7 @@ def test_a_game_in_the_current_directory(text, env, env_config, length, tmp_path
     played = json.loads(rllib(*evaluate, cwd=tmp_path, command=command))
     assert played["leader"]["episode_len_mean"] == length
     told = rllib(*evaluate, cwd=tmp_path / "results", command=command, code=2)
-    assert "cannot be imported: No module named 'my_env'. A file of your own is found in the folder that you stand in" in told
+    assert "cannot be imported: No module named 'my_env'. Custom modules are looked for in the working directory" in told
 
 
 def test_resume_finishes_an_experiment(trained, tmp_path):
@@ -238,11 +238,11 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
         (["train", "--algo", "PPO", "--env", "CartPole-v7"], "there is no env 'CartPole-v7'; did you mean 'CartPole-v1'"),
         (
             ["train", "--algo", "PPO", "--env", "nowhere.Game"],
-            "the env 'nowhere.Game' cannot be imported: No module named 'nowhere'. A file of your own is found in the folder",
+            "the env 'nowhere.Game' cannot be imported: No module named 'nowhere'. Custom modules are looked for in the working",
         ),
         (
             ["train", "--algo", "DDN", "--env", "my_game:Match"],
-            "there is no env 'my_game:Match'; an RLlib env of your own is 'my_game.Match'",
+            "the env 'my_game:Match' cannot be imported: No module named 'my_game'. Custom modules are looked for in the working",
         ),
         (["train", "--algo", "DDN", "--stop", "5"], """--stop is a JSON object such as '{"timesteps_total": 100000}'; got 5"""),
         (["train", "--algo", "DDN", "--stop", '{"timesteps_total": "all"}'], "takes a number"),
@@ -275,7 +275,7 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
             ["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"env_config": {"sight": 0}}'],
             "sight is a whole number",
         ),
-        (["train", "--algo", "DDN", "--env", "my.game:Match"], "an RLlib env of your own is 'my.game.Match'"),
+        (["train", "--algo", "PPO", "--env", "math:floor"], "for which the env 'math:floor' is 'math.floor'"),
         (["train", "--algo", "PPO", "--env", "robots:Fetch-v3"], "there is no env 'robots:Fetch-v3'; there are predator_prey, "),
         (["evaluate", "nowhere"], "nowhere does not exist."),
         (["evaluate", "."], "is not a checkpoint: rllib_checkpoint.json is missing there."),

@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from ray.rllib.policy import Policy
 from torch import nn
 
+from examples.intrinsic_reward import ReconstructionError
+from examples.leader import GatedLeader
+from examples.mixer import WeightedSum
+from examples.target import two_steps
 from rllib_ddn import DDNConfig, DistillationTerm, Follower, IntrinsicReward, Leader, Mixer, PTDEConfig, QMIXConfig
 from rllib_ddn.networks import LEADERS, LocalPolicyNetwork
 from rllib_ddn.networks.mixers import MIXERS
@@ -207,13 +212,26 @@ class Number(Mixer):
         ({"mixer": Number}, r"trial update with mixer=Number fails: AttributeError: 'int' object has no attribute 'shape'"),
         ({"targets": len}, r"trial update with targets=len fails: TypeError: "),
         ({"mixer": Column}, r"Column's value of a joint action has the shape \[2, 1\], but there are \[2\] steps"),
-        ({"mixer": Unfinished}, r"mixer is one of .* or a subclass of Mixer; got <class '.*Unfinished'>\. It lacks forward\(\)\."),
+        (
+            {"mixer": Unfinished},
+            r"mixer is one of .* a subclass of Mixer, .*; got <class '.*Unfinished'>\. Unfinished lacks forward\(\)\.",
+        ),
         ({"state_fusion": NoFollower}, r"state_fusion: NoFollower names no follower; set its attribute follower"),
-        ({"intrinsic_reward": IntrinsicReward}, r"intrinsic_reward is one of .* It lacks novelty\(\)\."),
+        ({"intrinsic_reward": IntrinsicReward}, r"intrinsic_reward is one of .* IntrinsicReward lacks novelty\(\)\."),
         ({"distillation_terms": {"x": (DoubleLog, 1.0)}}, r"two parts of an update log the statistic 'loss_global'"),
         ({"distillation_terms": {"q": ("kl", 1.0)}}, r"distillation_terms\['q'\]: that name is taken"),
         ({"targets": lambda rewards, values, batch, gamma: rewards[:, None]}, r"what targets\(\) returns has the shape \[2, 1\]"),
         ({"mixer": PickyMixer, "mixer_config": {"depth": 1}}, r"mixer_config\['depth'\] is 2 for 3 agents; got 1"),
+        (
+            {"mixer": "nowhere:Mixer"},
+            r"mixer is 'nowhere:Mixer', which cannot be imported: No module named 'nowhere'\. ",
+        ),
+        ({"mixer": "math:Sum"}, r"mixer is 'math:Sum', which cannot be imported: module 'math' has no attribute 'Sum'"),
+        ({"mixer": "math:floor"}, r"mixer is one of .*; got 'math:floor'. It is <built-in function floor>."),
+        ({"mixer": f"{__name__}:Unfinished"}, r"mixer is one of .*Unfinished'. Unfinished lacks forward\(\)\."),
+        ({"targets": "math:Sum"}, r"targets is 'math:Sum', which cannot be imported"),
+        ({"targets": f"{__name__}:Unfinished"}, r"trial update with targets=.*Unfinished fails: TypeError"),
+        ({"distillation_terms": {"x": ("math:floor", 1.0)}}, r"distillation_terms\['x'\] is one of .*; got 'math:floor'"),
         ({"optimizer": {"type": "adam", "epsilon": 1e-5}}, r"optimizer is 'rmsprop', 'adam', or a dict"),
         ({"optimizer": {"type": "adam", "lr": 1e-5}}, r"optimizer is .* \(lr has a key of its own; eps is above 0\)"),
         ({"grad_clip_by": "value"}, r"grad_clip_by is 'global_norm', of each optimizer; got 'value'"),
@@ -223,6 +241,34 @@ def test_wrong_parts_are_refused_when_the_algorithm_is_built(options, message):
     with pytest.raises(ValueError, match=message) as error:
         small_config(DDNConfig, **options).build_algo()
     assert "\n" not in str(error.value)
+
+
+def test_custom_components_by_name(build):
+    """A config, and so a checkpoint, holds the names; whoever builds the model imports what they stand for."""
+    names = {
+        "mixer": "examples.mixer:WeightedSum",
+        "state_fusion": "examples.leader:GatedLeader",
+        "intrinsic_reward": "examples.intrinsic_reward:ReconstructionError",
+        "distillation_terms": {"absolute": ["examples.distillation_term:AbsoluteTerm", 0.5]},
+        "targets": "examples.target:two_steps",
+        "callbacks": "examples.mixer:WeightedSum",
+    }
+    with pytest.raises(ValueError, match=r"callbacks is a subclass of RLlibCallback; got <class 'examples.mixer.WeightedSum'>"):
+        small_config().update_from_dict(names)
+    algo = build(small_config().update_from_dict({**names, "callbacks": "ray.rllib.callbacks.callbacks:RLlibCallback"}))
+    for _ in range(3):
+        statistics = learner_stats(algo.train())
+    assert statistics["loss_absolute"] > 0
+    restored = Policy.from_state(algo.get_policy().get_state())
+    assert restored.config["mixer"] == names["mixer"]
+    for policy in (algo.get_policy(), restored):
+        model = policy.model
+        assert type(model.host.mixer) is WeightedSum
+        assert type(model.host.agent) is GatedLeader
+        assert type(model.intrinsic) is ReconstructionError
+        assert model.host.targets is two_steps
+    for name, value in algo.get_policy().get_weights().items():
+        np.testing.assert_array_equal(restored.get_weights()[name], value)
 
 
 def test_parts_get_the_sizes_of_the_real_team(build):

@@ -273,7 +273,7 @@ def test_messages_of_a_host_do_not_speak_of_ddn():
         ({"env": Mixer}, r"env <class .*Mixer'> cannot be made: it raised TypeError: Can't instantiate abstract class Mixer"),
         (
             {"env": "nowhere.Game"},
-            r"env is 'nowhere.Game', which cannot be imported: No module named 'nowhere'. A file of your own is found",
+            r"env is 'nowhere.Game', which cannot be imported: No module named 'nowhere'. Custom modules are looked for",
         ),
         (
             {"env": "fractions.Fraction", "env_config": {"a": 1}},

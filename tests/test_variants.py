@@ -194,7 +194,10 @@ def test_peers_are_evaluated_as_ddn_is_and_restore_exactly(build, name, tmp_path
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ({"q_loss": "mse"}, "q_loss is one of 'kl', 'squared', 'imitation', or a subclass of DistillationTerm; got 'mse'"),
+        (
+            {"q_loss": "mse"},
+            "q_loss is one of 'kl', 'squared', 'imitation', a subclass of DistillationTerm, ",
+        ),
         ({"follower_agent": "leader"}, 'follower_agent="leader" leaves the follower its fusion block.*q_loss_coeff'),
         ({"leader_timesteps": 0}, "leader_timesteps is a whole number above 0, or None; got 0"),
         ({"mixture_timesteps": 0.5}, "mixture_timesteps is a whole number above 0; got 0.5"),

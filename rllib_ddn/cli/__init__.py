@@ -244,7 +244,7 @@ def list_keys(algo: Annotated[str, typer.Argument(help="As `rllib list algos` sh
 
 @app.command("check-env")
 def check_env(
-    env: Annotated[str, typer.Argument(help="Registered env, such as pettingzoo, or MODULE.NAME of your own.")],
+    env: Annotated[str, typer.Argument(help="Registered env, such as pettingzoo, or module:name of a custom one.")],
     env_config: Annotated[str, typer.Option(help="The env's config, as JSON.")] = "{}",
     v: Info = False,
     vv: Debug = False,

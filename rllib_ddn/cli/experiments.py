@@ -25,7 +25,7 @@ import rllib_ddn
 from rllib_ddn.cli.interruption import DiskWatch
 from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
 from rllib_ddn.envs.named import is_own
-from rllib_ddn.names import did_you_mean, imported, nearest
+from rllib_ddn.names import did_you_mean, imported, is_custom, nearest
 from rllib_ddn.rllib.keys import same
 from rllib_ddn.team import TeamSpec
 
@@ -222,6 +222,9 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
     teams: list[tuple[Any, dict[str, Any], TeamSpec]] = []  # of the envs that have been built
     for _, variant in generate_variants(spec["config"]):
         check_env_name(variant["env"])
+        if is_custom(variant["env"]) and not is_ours(algo):
+            dotted = variant["env"].replace(":", ".")
+            raise ValueError(f"{spec['run']} is RLlib's own algorithm, for which the env {variant['env']!r} is {dotted!r}.")
         config = algo.get_default_config().update_from_dict(variant)
         config.validate()
         if is_ours(algo) and learns_here:
@@ -239,7 +242,7 @@ def is_ours(algo: type) -> bool:
 
 
 def check_env_name(env: Any) -> None:
-    """Looks a name up as RLlib does: registered, else MODULE.NAME, else Gymnasium's.
+    """Looks a name up as RLlib does: registered, else ``module:name``, else Gymnasium's.
 
     Raises:
         ValueError: it is none of them.
@@ -247,22 +250,15 @@ def check_env_name(env: Any) -> None:
     if not isinstance(env, str) or _global_registry.contains(ENV_CREATOR, env) or env.startswith("ale_py:ALE/"):
         return
     if is_own(env):
-        module, _, name = env.rpartition(".")
         try:
-            imported(module, name)
+            imported(env)
         except ImportError as error:
             raise ValueError(f"the env {env!r} cannot be imported: {error}") from None
         return
     try:
         gymnasium.spec(env)
     except (gymnasium.error.Error, ImportError):
-        module, _, name = env.partition(":")
-        hint = (
-            f"an RLlib env of your own is '{module}.{name}'; a PettingZoo one is the env pettingzoo with "
-            f'env_config={{"env": "{env}"}}.'
-            if name.isidentifier()
-            else did_you_mean(env, [*rllib_ddn.ENVS, *gymnasium.registry], rllib_ddn.ENVS, count=3)
-        )
+        hint = did_you_mean(env, [*rllib_ddn.ENVS, *gymnasium.registry], rllib_ddn.ENVS, count=3)
         raise ValueError(f"there is no env {env!r}; {hint}") from None
 
 

@@ -26,7 +26,7 @@ class TrainOptions:
     """The options of a training. None stands for what the file, else Tune, says."""
 
     env: Annotated[
-        str | None, typer.Option("--env", "-e", help="Registered env, such as predator_prey, or MODULE.NAME of your own.")
+        str | None, typer.Option("--env", "-e", help="Registered env, such as predator_prey, or module:name of a custom one.")
     ] = None
     config: Annotated[str, typer.Option("--config", "-c", help="The algorithm's config, as JSON.")] = "{}"
     env_config: Annotated[str, typer.Option(help="The env's config, as JSON.")] = "{}"

@@ -1,4 +1,4 @@
-"""The env that a config names: registered, or ``MODULE.NAME``, a class or function of the user's own."""
+"""The env that a config names: registered, or ``module:name`` of a custom class or function (RLlib: ``module.name``)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_ddn.envs.vector import TEAM_KEYS
-from rllib_ddn.names import imported
+from rllib_ddn.names import imported, is_custom
 from rllib_ddn.team import TeamEnvError
 
 WHOLE = ("config", "env_config")  # first arguments that are the env_config itself, as RLlib's own env classes have them
 
 
 def is_own(env: Any) -> bool:
-    """Whether an env is ``MODULE.NAME``, and none that is registered under such a name."""
-    return isinstance(env, str) and "." in env and ":" not in env and not _global_registry.contains(ENV_CREATOR, env)
+    """Whether an env is ``module:name`` or ``module.name``, and none that is registered under such a name."""
+    dotted = isinstance(env, str) and "." in env and ":" not in env
+    return (dotted or is_custom(env)) and not _global_registry.contains(ENV_CREATOR, env)
 
 
 def creator_of(env: Any, config: Any) -> Callable[[dict[str, Any]], Any]:
-    """What makes an env of an ``env_config``, as RLlib finds it, but for ``MODULE.NAME``: RLlib would hide its errors, and
+    """What makes an env of an ``env_config``, as RLlib finds it, but for ``module:name``: RLlib would hide its errors, and
     have it take the keys that are for all envs."""
     return partial(_make, env) if is_own(env) else Algorithm._get_env_id_and_creator(env, config)[1]
 
@@ -35,9 +36,8 @@ def _make(name: str, env_config: dict[str, Any]) -> Any:
     Raises:
         TeamEnvError: there is no such module or name.
     """
-    module, _, own = name.rpartition(".")
     try:
-        factory = imported(module, own)
+        factory = imported(name)
     except ImportError as error:
         raise TeamEnvError(f"env is {name!r}, which cannot be imported: {error}") from error
     named = inspect.signature(factory).parameters

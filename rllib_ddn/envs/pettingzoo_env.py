@@ -13,7 +13,7 @@ from pettingzoo import AECEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_ddn.envs.vector import TEAM, TEAM_KEYS, joined, warn_once
-from rllib_ddn.names import imported, nearest
+from rllib_ddn.names import imported, is_custom, nearest
 from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, flat_dtype, flatten, refuse_unknown_keys, unbounded_box
 
 
@@ -164,13 +164,12 @@ def _load(env: Any):
     if callable(env):
         return env
     example = 'env_config["env"] names a ParallelEnv factory, such as "pettingzoo.sisl.pursuit_v5:parallel_env"'
-    if not isinstance(env, str) or env.count(":") != 1:
+    if not is_custom(env):
         raise TeamEnvError(f"{example}; got {env!r}.")
-    module, name = env.split(":")
     try:
-        return imported(module, name)
+        return imported(env)
     except ImportError as error:
-        raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}{_siblings(module)}") from error
+        raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}{_siblings(env.partition(':')[0])}") from error
 
 
 def _made(factory: Any, name: Any, arguments: dict[str, Any]) -> Any:

@@ -15,11 +15,11 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.error import EnvError
 from ray.rllib.utils.from_config import NotProvided
-from ray.rllib.utils.serialization import deserialize_type
 
 from rllib_ddn.envs import ENVS
 from rllib_ddn.envs.grouping import as_team_env, team_of
 from rllib_ddn.envs.named import creator_of
+from rllib_ddn.names import imported, is_custom
 from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.faults import Failure
@@ -37,6 +37,7 @@ from rllib_ddn.rllib.keys import (
     RATE,
     SIZE,
     Accepts,
+    Custom,
     between,
     declared,
     documented,
@@ -88,7 +89,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
     )
     targets: Any = key(
         None,
-        Accepts("a function, or None", lambda value: value is None or callable(value)),
+        Custom("a function, its 'module:name', or None", lambda value: value is None or callable(value)),
         "a function of your own that makes TD targets, in the place of lambda returns and ``td_lambda`` "
         "(see :mod:`rllib_ddn.learning.targets`).",
     )
@@ -251,7 +252,10 @@ class ValueDecompositionConfig(AlgorithmConfig):
         _refuse_non_dicts(config_dict)
         for name in {"callbacks", "callbacks_class"} & config_dict.keys():
             if isinstance(config_dict[name], str):
-                config_dict[name] = deserialize_type(config_dict[name])
+                try:
+                    config_dict[name] = imported(config_dict[name])
+                except ImportError as error:
+                    raise ValueError(f"{name} is {config_dict[name]!r}, which cannot be imported: {error}") from error
             ACCEPTED["callbacks_class"].validate(name, config_dict[name])
         # What RLlib takes for a class, or for the path of one.
         for name in ("replay_buffer_config", "exploration_config"):
@@ -353,7 +357,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
         try:
             env = as_team_env(creator_of(self.env, self)(context), context)
         except EnvError as error:
-            there = f"{', '.join(ENVS)}, those that you register with ray.tune.register_env(), and MODULE.NAME"
+            there = f"{', '.join(ENVS)}, those that you register with ray.tune.register_env(), and module:name"
             near = nearest_hint(self.env, ENVS)
             raise TeamEnvError(f"env is {self.env!r}, which is not registered: there are {there}.{near}") from error
         except ValueError:
@@ -474,8 +478,8 @@ def check_part(key: str, owner: Any, sizes: TeamSizes, options: Mapping[str, Any
 def _is_own(value: Any) -> bool:
     """Whether a key's value is a part of the user's own, or a dict with one."""
     if isinstance(value, dict):
-        return any(isinstance(entry, (tuple, list)) and callable(entry[0]) for entry in value.values() if entry)
-    return callable(value)
+        return any(isinstance(entry, (tuple, list)) and _is_own(entry[0]) for entry in value.values() if entry)
+    return callable(value) or is_custom(value)
 
 
 def _cause(error: Exception) -> str:

@@ -32,17 +32,24 @@ from rllib_ddn.rllib.model import FOLLOWER, LEADER, MIXTURE, class_of, intrinsic
 from rllib_ddn.rllib.value_decomposition import ValueDecomposition
 
 
-def _are_terms(value: Any) -> bool:
-    term = entry_of(TERMS, DistillationTerm)
+class _Terms(Accepts):
+    """More terms, each checked by itself."""
+
+    def validate(self, name: str, value: Any) -> None:
+        super().validate(name, value)
+        for term, (choice, _) in value.items():
+            entry_of(TERMS, DistillationTerm).validate(f"{name}[{term!r}]", choice)
+
+
+def _are_pairs(value: Any) -> bool:
     return DICT.check(value) and all(
-        isinstance(entry, (tuple, list)) and len(entry) == 2 and term.check(entry[0]) and COEFFICIENT.check(entry[1])
-        for entry in value.values()
+        isinstance(entry, (tuple, list)) and len(entry) == 2 and COEFFICIENT.check(entry[1]) for entry in value.values()
     )
 
 
 _SHARED = ("coefficient", "mask_probability", "normalize", "gamma")  # what an intrinsic reward gets from other keys
-_TERMS = Accepts(
-    "{name: (term, coefficient)} with names or subclasses of DistillationTerm and coefficients from 0 to 1,000,000", _are_terms
+_TERMS = _Terms(
+    "{name: (term, coefficient)} with names or subclasses of DistillationTerm and coefficients from 0 to 1,000,000", _are_pairs
 )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from rllib_ddn.learning.update import OPTIMIZERS, make_optimizer
-from rllib_ddn.names import nearest
+from rllib_ddn.names import nearest, resolved
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,24 @@ class OneOf(Accepts):
     names: tuple[str, ...] = ()
 
     def hint(self, value: Any) -> str:
-        if inspect.isabstract(value):
-            return f" It lacks {', '.join(sorted(value.__abstractmethods__))}()."
         return nearest_hint(value, self.names)
+
+
+class Custom(OneOf):
+    """Names, or custom classes or functions, which ``module:name`` may stand for; ``check`` gets what it stands for."""
+
+    def validate(self, name: str, value: Any) -> None:
+        try:
+            found = resolved(value)
+        except ImportError as error:
+            raise ValueError(f"{name} is {value!r}, which cannot be imported: {error}") from error
+        if not self.check(found):
+            raise ValueError(f"{name} is {self.words}; got {shown(value)}.{self.hint(value if found is value else found)}")
+
+    def hint(self, value: Any) -> str:
+        if inspect.isabstract(value):
+            return f" {value.__name__} lacks {', '.join(sorted(value.__abstractmethods__))}()."
+        return super().hint(value) if isinstance(value, str) else f" It is {shown(value)}."
 
 
 @dataclass(frozen=True)
@@ -170,9 +185,9 @@ def one_of(*names: str) -> OneOf:
     return OneOf(words, lambda value: isinstance(value, str) and value in names, names)
 
 
-def entry_of(table: Mapping[str, type], base: type, *more: Any) -> OneOf:
-    """A name in a table, a class of the user's, or one of ``more``."""
-    words = f"one of {', '.join(map(repr, [*table, *more]))}, or a subclass of {base.__name__}"
+def entry_of(table: Mapping[str, type], base: type, *more: Any) -> Custom:
+    """A name in a table, a custom class, also as ``module:name``, or one of ``more``."""
+    words = f"one of {', '.join(map(repr, [*table, *more]))}, a subclass of {base.__name__}, or its 'module:name'"
 
     def check(value: Any) -> bool:
         if isinstance(value, type):
@@ -181,7 +196,7 @@ def entry_of(table: Mapping[str, type], base: type, *more: Any) -> OneOf:
             return True
         return isinstance(value, str) and value in table
 
-    return OneOf(words, check, tuple(table))
+    return Custom(words, check, tuple(table))
 
 
 FLAG = Accepts("True or False", lambda value: isinstance(value, bool))

@@ -16,6 +16,7 @@ from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
 from rllib_ddn.learning.targets import td_targets
 from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
 from rllib_ddn.learning.update import HOST, INTRINSIC, Update
+from rllib_ddn.names import resolved
 from rllib_ddn.networks import (
     LEADERS,
     MIXERS,
@@ -81,7 +82,7 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
     def make_host(self, agent: TeamNetwork, config: Mapping[str, Any]) -> Host:
         """A host with this agent network and the config's mixer."""
         mixer = class_of(config["mixer"], MIXERS)(self.sizes, **config["mixer_config"])
-        targets = config["targets"] or partial(td_targets, td_lambda=config["td_lambda"])
+        targets = resolved(config["targets"]) or partial(td_targets, td_lambda=config["td_lambda"])
         return Host(agent, mixer, gamma=config["gamma"], double_q=config["double_q"], targets=targets)
 
     @property
@@ -209,8 +210,9 @@ class DDNTorchModel(ValueDecompositionModel):
 
 
 def class_of(choice: Any, table: Mapping[str, Any]) -> Any:
-    """The class of a config's choice, which is a name in a table or a class of the user's."""
-    return choice if isinstance(choice, type) else table[choice]
+    """The class of a config's choice, which is a name in a table or a custom class, also as ``module:name``."""
+    found = resolved(choice)
+    return table[found] if isinstance(found, str) else found
 
 
 def intrinsic_reward_class(choice: Any) -> type[IntrinsicReward] | None:

@@ -39,6 +39,6 @@ def team(**env_config):
     return env.with_agent_groups({"team": env.agents}, obs_space=observations, act_space=actions)
 
 
-# Saved as my_env.py in the folder that you stand in, the function's name is "my_env.team", in Python and for `rllib train --env`.
+# Saved as my_env.py in the working directory, its name is "my_env:team", in Python and for `rllib train --env`.
 register_env("echo", lambda env_config: team(**env_config))
 config = DDNConfig().environment("echo", env_config={"numbers": 5})

@@ -40,6 +40,6 @@ class Meeting(ParallelEnv):
         return self.observe(), each(0.5 * met), each(met), each(late and not met), {agent: {} for agent in everyone}
 
 
-# Saved as my_env.py in the folder that you stand in, its name is "my_env:Meeting"; the class itself will do in Python.
+# Saved as my_env.py in the working directory, its name is "my_env:Meeting"; the class itself will do in Python.
 # A reward of 1 for the team is 0.5 for each.
 config = DDNConfig().environment("pettingzoo", env_config={"env": Meeting, "max_steps": 8})
