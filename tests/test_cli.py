@@ -146,10 +146,10 @@ def test_resume_finishes_an_experiment(trained, tmp_path):
     other = [*map(str, ("train", "file", folder / "tiny.yaml", "--storage-path", folder / "results", "--resume"))]
     refused = CliRunner().invoke(app, [*other, "--config", '{"gamma": 0.5}'])
     assert refused.exit_code == 2
-    assert "was begun with gamma = 0.99, and --resume goes on with that, not with 0.5" in refused.output
+    assert "was begun with gamma = 0.99, and --resume continues with that, not with 0.5" in refused.output
     # A setting that is left out now, or one within the env's, goes back to its default.
     for key, nested, message in (
-        ("train_batch_size", None, "was begun with train_batch_size = 4, and --resume goes on with that, not with 32"),
+        ("train_batch_size", None, "was begun with train_batch_size = 4, and --resume continues with that, not with 32"),
         ("env_config", "grid_size", "was begun with env_config = {"),
     ):
         spec = yaml.safe_load((folder / "tiny.yaml").read_text())

@@ -144,7 +144,7 @@ class Shell:
         got = []
         self._patch.setattr(training, "run", lambda *given: got.append(given))
         self.rllib(*command[1:])
-        return got[0]
+        return got[0][:2]
 
     def train(self, arguments):
         """Checks all experiments as the command does, and runs two rounds of the first variant of each."""

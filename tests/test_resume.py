@@ -15,6 +15,8 @@ import pytest
 import typer
 import yaml
 from pyarrow.fs import LocalFileSystem
+from ray import cloudpickle
+from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX import SummaryWriter
@@ -25,7 +27,7 @@ from rllib_ddn.cli.experiments import checkpoint_by_default, complete
 from rllib_ddn.cli.interruption import DiskWatch, Interruption
 from rllib_ddn.cli.options import TrainOptions
 from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, progress
-from rllib_ddn.cli.resume import Folder, check_checkpoint, prepare
+from rllib_ddn.cli.resume import Folder, Saved, check_checkpoint, name_of, prepare
 from rllib_ddn.cli.training import run
 from support.configs import plain_config
 
@@ -76,7 +78,7 @@ def test_interrupted_twice_then_finished_without_a_gap(tmp_path):
 
     interrupted, code = run_until(command, lambda: longer_than([0, 0]), signal.SIGINT)
     assert code == 130
-    assert f"no earlier training to resume in {storage / 'qmix'}: starting anew" in interrupted
+    assert f"no earlier training to resume in {storage / 'qmix'}: starting from scratch" in interrupted
     saved = lengths()
 
     terminated, code = run_until(command, lambda: longer_than(saved), signal.SIGTERM)
@@ -98,6 +100,87 @@ def test_interrupted_twice_then_finished_without_a_gap(tmp_path):
             check_checkpoint(Path(line.split()[-1]))
 
 
+def state_of(tmp_path, name, status="PAUSED", stop=None, reached=10, **config):
+    """What Tune leaves of an experiment with one trial that has results and a checkpoint of its last one."""
+    from ray.train import Checkpoint
+    from ray.train._internal.session import _TrainingResult
+    from ray.train._internal.storage import StorageContext
+
+    storage = StorageContext(str(tmp_path), experiment_dir_name=name, trial_dir_name="trial")
+    trial = Trial("DDN", config=plain_config(**config), stub=True, storage=storage, stopping_criterion=stop or {})
+    trial.placement_group_factory, trial.relative_logdir = PlacementGroupFactory([{"CPU": 1}]), "trial"
+    folder = tmp_path / name / "trial"
+    (folder / "checkpoint_000000").mkdir(parents=True)
+    (folder / "checkpoint_000000" / "rllib_checkpoint.json").write_text("{}")
+    result = {"training_iteration": reached, "timesteps_total": 24 * reached, "done": status == "TERMINATED"}
+    (folder / "result.json").write_text(json.dumps(result) + "\n")
+    (folder / "progress.csv").write_text(f"training_iteration\n{reached}\n")
+    trial.update_last_result(result)
+    saved = Checkpoint.from_directory(str(folder / "checkpoint_000000"))
+    trial.run_metadata.checkpoint_manager.register_checkpoint(_TrainingResult(saved, result))
+    trial.status = status
+    state = tmp_path / name / "experiment_state-2026-01-01_00-00-00.json"
+    state.write_text(json.dumps({"trial_data": [trial.get_json_state()], "runner_data": {}, "stats": {}}))
+    (tmp_path / name / "basic-variant-state-2026-01-01_00-00-00.json").write_bytes(cloudpickle.dumps({}))
+    return trial.trial_id
+
+
+def spec_of(tmp_path, **config):
+    return {"run": "DDN", "storage_path": str(tmp_path), "config": plain_config(**config), "stop": {"training_iteration": 10}}
+
+
+def test_a_training_without_a_name_has_a_folder_of_its_own(tmp_path):
+    assert [name_of("DDN_x", spec_of(tmp_path), False, False) for _ in range(2)] == ["DDN_x_1", "DDN_x_2"]
+    (tmp_path / "DDN_x_10").mkdir()
+    (tmp_path / "DDN_x_1b").mkdir()
+    assert name_of("DDN_x", spec_of(tmp_path), False, False) == "DDN_x_11"
+
+
+def test_without_a_name_the_newest_unfinished_training_with_these_settings_is_resumed(tmp_path):
+    stop = {"training_iteration": 10}
+    state_of(tmp_path, "DDN_x_1", "TERMINATED", stop)
+    for number in (2, 3):
+        state_of(tmp_path, f"DDN_x_{number}", "PAUSED", stop, reached=5)
+    state_of(tmp_path, "DDN_x_4", "PAUSED", stop, reached=5, mixer="vdn")
+    state_of(tmp_path, "DDN_x_5", "TERMINATED", stop)
+    name = lambda **config: name_of("DDN_x", spec_of(tmp_path, **config), True, False)  # noqa: E731
+    assert name() == "DDN_x_3"
+    assert name(mixer="vdn") == "DDN_x_4"
+    assert name(mixer="qplex") == "DDN_x_5"  # which is then refused, by the setting that differs
+    for number in (2, 3):
+        shutil.rmtree(tmp_path / f"DDN_x_{number}")
+    assert name() == "DDN_x_5"  # finished, or continued to a later stop
+    assert name_of("QMIX_x", spec_of(tmp_path), True, False) == "QMIX_x_1"
+
+
+def test_a_name_that_is_in_use_is_refused(tmp_path):
+    state_of(tmp_path, "mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    arguments = ["train", "--algo", "DDN", "--env", "predator_prey", "--stop", '{"training_iteration": 1}']
+    done = CliRunner().invoke(app, [*arguments, "--storage-path", str(tmp_path), "-n", "mine"])
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert f"{tmp_path / 'mine'} has the results of an earlier training" in line
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("begun", "reached", "now", "status"),
+    [
+        ({"training_iteration": 10}, 10, {"training_iteration": 11}, "PENDING"),
+        ({"training_iteration": 10}, 10, {"training_iteration": 10}, "TERMINATED"),
+        ({"training_iteration": 10}, 10, {"timesteps_total": 240}, "TERMINATED"),
+        ({"training_iteration": 10}, 10, {"timesteps_total": 241}, "PENDING"),
+        ({"training_iteration": 10}, 5, {"training_iteration": 11}, "TERMINATED"),  # a scheduler has stopped it
+    ],
+)
+def test_a_later_stop_continues_a_finished_training(tmp_path, begun, reached, now, status):
+    state_of(tmp_path, "mine", "TERMINATED", begun, reached)
+    assert prepare({"mine": {**spec_of(tmp_path), "stop": now}})
+    (saved,) = Saved.of(Folder(str(tmp_path), "mine")).trials
+    assert saved.status == status
+
+
 GOES_ON = "rllib: interrupted; the same command with --resume goes on from there."
 NOTHING = "rllib: interrupted; nothing new was saved."
 
@@ -116,7 +199,7 @@ NOTHING = "rllib: interrupted; nothing new was saved."
 def test_an_interruption_says_what_is_left(monkeypatch, capsys, trials, line, late):
     stopped = []
 
-    def end(experiments, options, interruption, ran, stop_ray):
+    def end(experiments, options, interruption, ran, stop_ray, numbered):
         stop_ray.callback(stopped.append, "Ray")
         interruption.why, interruption.code = "interrupted", 130
         ran += [SimpleNamespace(status=status, last_result={"done": done}, checkpoint=saved) for status, done, saved in trials]
@@ -198,7 +281,7 @@ def test_a_cut_off_state_is_one_line(tmp_path):
     (tmp_path / "default").mkdir()
     state = tmp_path / "default" / "experiment_state-2026-01-01_00-00-00.json"
     state.write_text('{"trial_data": [[')
-    arguments = ["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", str(tmp_path), "--resume"]
+    arguments = ["train", "--algo", "DDN", "--env", "predator_prey", "-n", "default", "--storage-path", str(tmp_path), "--resume"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()

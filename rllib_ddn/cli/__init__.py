@@ -92,18 +92,21 @@ def train(
     algo: Annotated[
         str | None, typer.Option("--algo", "--run", "-a", "-r", help="Registered algorithm, such as DDN or PPO.")
     ] = None,
-    experiment_name: Annotated[str, typer.Option("--experiment-name", "-n", help="Folder of the results.")] = "default",
+    experiment_name: Annotated[
+        str | None,
+        typer.Option("--experiment-name", "-n", help="Folder of the results; default: ALGO_ENV_1, ALGO_ENV_2, ..."),
+    ] = None,
     *,
     options: TrainOptions,
 ) -> None:
     """Trains one algorithm on one env."""
     if context.invoked_subcommand:
-        if algo or experiment_name != "default" or options != TrainOptions():
+        if algo or experiment_name or options != TrainOptions():
             fail(f"options go after the file: rllib train {context.invoked_subcommand} X.yaml --stop ...")
         return
     if not algo:
         fail("--algo is missing: name an algorithm such as DDN, or use `rllib train file X.yaml`.")
-    _train({experiment_name: {"run": algo}}, options)
+    _train({experiment_name or algo: {"run": algo}}, options, numbered=not experiment_name)
 
 
 @train_app.command("file")
@@ -125,11 +128,11 @@ def train_file(
     _train(load(config_file), options)
 
 
-def _train(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
+def _train(experiments: dict[str, dict[str, Any]], options: TrainOptions, numbered: bool = False) -> None:
     set_up(options.v, options.vv)
     from rllib_ddn.cli.training import run
 
-    run(experiments, options)
+    run(experiments, options, numbered)
 
 
 @app.command()

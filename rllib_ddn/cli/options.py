@@ -44,7 +44,12 @@ class TrainOptions:
         str | None, typer.Option("--storage-path", "--local-dir", help="Where results go; default ~/ray_results.")
     ] = None
     restore: Annotated[str | None, typer.Option(help="Checkpoint directory to start from.")] = None
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the experiment of this name, if there is one.")] = False
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue the experiment of this name, if there is one; without a name the newest unfinished one."
+        ),
+    ] = False
     scheduler: Annotated[str | None, typer.Option(help="Tune's trial scheduler, such as fifo, async_hyperband, pbt.")] = None
     scheduler_config: Annotated[str, typer.Option(help="The scheduler's arguments, as JSON.")] = "{}"
     ray_address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None

@@ -37,7 +37,7 @@ from rllib_ddn.cli.curves import (
     transfer,
 )
 from rllib_ddn.cli.examples import FOLDER
-from rllib_ddn.cli.resume import check_checkpoint
+from rllib_ddn.cli.resume import Folder, check_checkpoint
 from rllib_ddn.cli.tables import TABLES, Table
 
 SCALED = ("leader_timesteps", "mixture_timesteps")  # stages whose length follows the number of steps
@@ -154,10 +154,13 @@ def run(found: list[Planned], storage: Path, table: str, cpus: int | None, point
     experiments = {}
     for trial, checkpoint in pending(found, storage, points):
         spec: dict[str, Any] = {"run": trial.run, "stop": {"timesteps_total": trial.steps}, "config": trial.config}
+        name = f"{table}-{trial.row}-seed{trial.seed}"
+        if (storage / name).exists():
+            name += f"_{max(Folder(str(storage), name).numbers(), default=1) + 1}"
         spec["checkpoint_config"] = {"checkpoint_frequency": 5, "checkpoint_at_end": True, "num_to_keep": 1}
         if checkpoint:
             spec["restore"] = str(checkpoint)
-        experiments[f"{table}-{trial.row}-seed{trial.seed}"] = spec
+        experiments[name] = spec
     typer.echo(f"{table}: {len(found) - len(experiments)} of {len(found)} trials are finished.")
     if not experiments:
         return 0

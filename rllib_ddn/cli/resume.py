@@ -8,7 +8,10 @@ import csv
 import fnmatch
 import io
 import json
+import math
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +23,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.registry import get_trainable_cls
 from ray.tune.search.sample import Domain
+from ray.tune.utils import flatten_dict
 from tensorboardX.proto.event_pb2 import Event
 
 from rllib_ddn.cli.options import fail
@@ -66,31 +70,30 @@ def prepare(experiments: dict[str, dict[str, Any]], may_mutate: bool = False) ->
     """
     folders = {name: Folder(spec["storage_path"], name) for name, spec in experiments.items()}
     first = next(iter(folders.values()))  # Tune keeps the state of all experiments there
-    trials = _resumable(first)
-    if not trials:
+    left_by = Saved.of(first)
+    if not left_by.trials:
+        if left_by.unread:
+            fail(f"{left_by.unread[0]}. Start from a checkpoint, if there is one, by --restore, and leave --resume out.")
         old = [folder for folder in folders.values() if folder.files("*/result.json")]
         for folder in old:
             typer.echo(f"rllib: no checkpoint: starting over; the old results are now in {folder.move_aside()}")
         if not old:
-            typer.echo(f"rllib: no earlier training to resume in {first.path}: starting anew.")
+            typer.echo(f"rllib: no earlier training to resume in {first.path}: starting from scratch.")
         return None
-    homes = {trial.trial_id: trial.storage.experiment_dir_name for trial in trials}
-    for trial in trials:
-        if spec := experiments.get(homes[trial.trial_id]):
-            algo = get_trainable_cls(trial.trainable_name)
-            defaults = algo.get_default_config().to_dict() if issubclass(algo, Algorithm) else {}
-            begun = {"run": trial.trainable_name} | ({} if may_mutate else _merged(defaults, trial.config))
-            given = {"run": spec["run"]} | ({} if may_mutate else _merged(defaults, spec["config"]))
-            for key in {**given, **begun}:
-                if key != "log_level" and not _may_be(begun.get(key), given.get(key)):
-                    fail(
-                        f"{first.path} was begun with {key} = {begun.get(key)!r}, and --resume goes on with that, not with "
-                        f"{given.get(key)!r}: name the new experiment differently (-n, or its name in the file), or leave "
-                        "--resume out."
-                    )
-    left = [trial for trial in trials if trial.status != Trial.TERMINATED]
+    if left_by.newer:
+        first.move_aside(left_by.newer)
+    for line in left_by.unread:
+        typer.echo(f"rllib: {line}; an earlier run is resumed.")
+    homes = {trial.trial_id: trial.storage.experiment_dir_name for trial in left_by.trials}
+    for trial in left_by.trials:
+        if (spec := experiments.get(homes[trial.trial_id])) and (different := _difference(trial, spec, may_mutate)):
+            fail(
+                f"{first.path} was begun with {different[0]} = {different[1]!r}, and --resume continues with that, not with "
+                f"{different[2]!r}: name the new experiment differently (-n, or its name in the file), or leave --resume out."
+            )
+    left = [trial for trial in left_by.trials if _is_left(trial, experiments.get(homes[trial.trial_id], {}))]
     if not left:
-        typer.echo("rllib: finished already. To train on, give a checkpoint to --restore, another --stop, and another name.")
+        typer.echo(f"rllib: {first.path} is finished already; a larger --stop would continue it.")
     for trial in left:
         home = homes[trial.trial_id]
         if home not in folders:
@@ -103,7 +106,76 @@ def prepare(experiments: dict[str, dict[str, Any]], may_mutate: bool = False) ->
         elif folders[home].has(f"{trial.relative_logdir}/result.json"):
             aside = folders[home].move_aside([trial.relative_logdir])
             typer.echo(f"rllib: no checkpoint of {trial}: starting over; the old results are now in {aside}")
+    if extended := {trial.trial_id for trial in left if trial.status == Trial.TERMINATED}:
+        first.reopen(left_by.state, extended)
     return Resumed(homes, experiments)
+
+
+def name_of(base: str, spec: dict[str, Any], resume: bool, may_mutate: bool) -> str:
+    """The name of an experiment that was given none: BASE_1, BASE_2, ...
+
+    Args:
+        base: what the numbers are appended to.
+        spec: the experiment, completed by :func:`rllib_ddn.cli.experiments.complete`.
+        resume: whether to continue one: the newest unfinished one with these settings, else the newest finished one with
+            them, else the newest.
+        may_mutate: see :func:`prepare`.
+
+    Returns:
+        Another's name to resume it; else a new one, whose folder has been made on this machine.
+    """
+    parent = Folder(spec["storage_path"], base)
+    numbers = parent.numbers()
+    if resume:
+        found = {f"{base}_{k}": Saved.of(Folder(spec["storage_path"], f"{base}_{k}")).trials for k in sorted(numbers, reverse=True)}
+        found = {name: trials for name, trials in found.items() if trials}
+        fit = {name: trials for name, trials in found.items() if not any(_difference(t, spec, may_mutate) for t in trials)}
+        left = [name for name, trials in fit.items() if any(_is_left(trial, spec) for trial in trials)]
+        if names := [*left, *fit, *found]:
+            return names[0]
+    number = max(numbers, default=0) + 1
+    while parent.is_local:
+        try:
+            Path(spec["storage_path"], f"{base}_{number}").mkdir(parents=True)
+            break
+        except FileExistsError:  # of a command that was started at the same time
+            number += 1
+    return f"{base}_{number}"
+
+
+def check_unused(name: str, storage_path: str) -> None:
+    """Two trainings in one folder would be taken for one: by plots, and by --resume.
+
+    Raises:
+        ValueError: an experiment of this name has results.
+    """
+    folder = Folder(storage_path, name)
+    if folder.files("*/progress.csv"):
+        raise ValueError(
+            f"{folder.path} has the results of an earlier training: --resume continues it; a new one takes another name "
+            "(-n, or the experiment's in the file) or another --storage-path."
+        )
+
+
+def _is_left(trial: Trial, spec: dict[str, Any]) -> bool:
+    """Whether a trial is to be continued: it is not finished, or came to its stop and now has a later one."""
+    if trial.status != Trial.TERMINATED:
+        return True
+    last, stop = flatten_dict(trial.last_result or {}), spec.get("stop") or {}
+    old, new = (any(last.get(key, -math.inf) >= value for key, value in s.items()) for s in (trial.stopping_criterion, stop))
+    return bool(stop) and old and not new
+
+
+def _difference(trial: Trial, spec: dict[str, Any], may_mutate: bool) -> tuple[str, Any, Any] | None:
+    """The first setting that differs: its key, the trial's value and the experiment's; None if there is none."""
+    algo = get_trainable_cls(trial.trainable_name)
+    defaults = algo.get_default_config().to_dict() if issubclass(algo, Algorithm) else {}
+    begun = {"run": trial.trainable_name} | ({} if may_mutate else _merged(defaults, trial.config))
+    given = {"run": spec["run"]} | ({} if may_mutate else _merged(defaults, spec["config"]))
+    for key in {**given, **begun}:
+        if key != "log_level" and not _may_be(begun.get(key), given.get(key)):
+            return key, begun.get(key), given.get(key)
+    return None
 
 
 def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -132,34 +204,41 @@ def _check_newest(checkpoint: Path) -> None:
         fail(f"{error} To start from an earlier checkpoint, name it by --restore and leave --resume out.")
 
 
-def _resumable(folder: Folder) -> list[Trial]:
-    """Tune's trials, of the newest run in a folder that has a finished trial or a checkpoint; [] if none has.
+@dataclass
+class Saved:
+    """What Tune has saved of an experiment.
 
-    What newer runs left of Tune's state is moved beside, as Tune takes the newest.
+    Attributes:
+        state: the path of the newest state that has a finished trial or a checkpoint; "" if none has.
+        trials: those of that state.
+        newer: the names of newer states' files, which Tune would take.
+        unread: a line about each state that cannot be read.
     """
-    newer: list[str] = []
-    unread: list[str] = []
-    for state in sorted(folder.files("experiment_state-*.json"), reverse=True):
-        search = state.replace("experiment_state", "basic-variant-state")
-        try:
-            trials = []
-            for trial_state, metadata in json.loads(folder.read(state))["trial_data"]:
-                trials.append(Trial.from_json_state(trial_state, stub=True))
-                trials[-1].restore_run_metadata(metadata)
-            cloudpickle.loads(folder.read(search))
-        except Exception as error:  # whatever unpickling a cut-off file raises
-            unread.append(f"{state} or {PurePosixPath(search).name} cannot be read ({type(error).__name__})")
-            trials = []
-        if any(t.status == Trial.TERMINATED or t.run_metadata.checkpoint_manager.latest_checkpoint_result for t in trials):
-            if newer:
-                folder.move_aside(newer)
-            for line in unread:
-                typer.echo(f"rllib: {line}; an earlier run is resumed.")
-            return trials
-        newer += [PurePosixPath(state).name, PurePosixPath(search).name]
-    if unread:
-        fail(f"{unread[0]}. Start from a checkpoint, if there is one, by --restore, and leave --resume out.")
-    return []
+
+    state: str = ""
+    trials: list[Trial] = field(default_factory=list)
+    newer: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, folder: Folder) -> Saved:
+        saved = cls()
+        for state in sorted(folder.files("experiment_state-*.json"), reverse=True):
+            search = state.replace("experiment_state", "basic-variant-state")
+            try:
+                trials = []
+                for trial_state, metadata in json.loads(folder.read(state))["trial_data"]:
+                    trials.append(Trial.from_json_state(trial_state, stub=True))
+                    trials[-1].restore_run_metadata(metadata)
+                cloudpickle.loads(folder.read(search))
+            except Exception as error:  # whatever unpickling a cut-off file raises
+                saved.unread.append(f"{state} or {PurePosixPath(search).name} cannot be read ({type(error).__name__})")
+                trials = []
+            if any(t.status == Trial.TERMINATED or t.run_metadata.checkpoint_manager.latest_checkpoint_result for t in trials):
+                saved.state, saved.trials = state, trials
+                break
+            saved.newer += [PurePosixPath(state).name, PurePosixPath(search).name]
+        return saved
 
 
 class Folder:
@@ -200,6 +279,21 @@ class Folder:
                 if self.has(name):
                     self._fs.move(str(self.path / name), str(aside / name))
         return str(aside)
+
+    def numbers(self) -> list[int]:
+        """Of the folders NAME_1, NAME_2, ... beside it."""
+        found = self._fs.get_file_info(FileSelector(str(self._root), allow_not_found=True))
+        matches = [re.fullmatch(re.escape(self._name) + r"_(\d+)", info.base_name) for info in found]
+        return [int(match[1]) for match in matches if match]
+
+    def reopen(self, state: str, trials: set[str]) -> None:
+        """Lets Tune take finished trials of a state for unfinished ones."""
+        saved = json.loads(self.read(state))
+        for entry in saved["trial_data"]:
+            trial = json.loads(entry[0])
+            if trial["trial_id"] in trials:
+                entry[0] = json.dumps({**trial, "status": Trial.PENDING})
+        self._write(PurePosixPath(state).name, json.dumps(saved).encode())
 
     def trim(self, trial: str, last: Mapping[str, Any]) -> None:
         """Cuts a trial's results off after a given one; a line or event that was not written to its end goes too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -23,17 +24,23 @@ from rllib_ddn.cli.experiments import check, check_storage, checkpoint_by_defaul
 from rllib_ddn.cli.interruption import DiskWatch, Interruption
 from rllib_ddn.cli.options import TrainOptions, command, fail, one_line_errors
 from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, KeepResults, Reporter
-from rllib_ddn.cli.resume import check_checkpoint, prepare
+from rllib_ddn.cli.resume import check_checkpoint, check_unused, name_of, prepare
 
 
-def run(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
-    """Completes the experiments with the command's options, checks them, and runs them on Tune."""
+def run(experiments: dict[str, dict[str, Any]], options: TrainOptions, numbered: bool = False) -> None:
+    """Completes the experiments with the command's options, checks them, and runs them on Tune.
+
+    Args:
+        experiments: by name.
+        options: the command's.
+        numbered: whether the one experiment has no name of its own: it becomes ALGO_ENV_1, or what number is free.
+    """
     with Interruption() as interruption:
         trials: list[Trial] = []
         stop_ray = contextlib.ExitStack()
         try:
             with contextlib.suppress(KeyboardInterrupt):
-                _run(experiments, options, interruption, trials, stop_ray)
+                _run(experiments, options, interruption, trials, stop_ray, numbered)
         finally:
             with one_line_errors(1):
                 stop_ray.close()
@@ -53,6 +60,7 @@ def _run(
     interruption: Interruption,
     trials: list[Trial],
     stop_ray: contextlib.ExitStack,
+    numbered: bool,
 ) -> None:
     """Puts the trials that ran into the list, and what stops Ray onto the stack."""
     with one_line_errors():
@@ -61,15 +69,24 @@ def _run(
         scheduler_name, arguments = complete(experiments, options)
         for name, spec in experiments.items():
             check(name, spec, learns_here=address == "local")
-            check_storage(name, spec)
             if spec.get("restore"):
                 check_checkpoint(Path(spec["restore"]))
+        may_mutate = scheduler_name.startswith("pb")
+        if numbered:
+            (spec,) = experiments.values()
+            check_storage("", spec)
+            base = re.sub(r"[^\w.-]+", "-", f"{spec['run']}_{spec['config']['env']}")
+            experiments = {name_of(base, spec, options.resume, may_mutate): spec}
+        for name, spec in experiments.items():
+            check_storage(name, spec)
+            if not options.resume:
+                check_unused(name, spec["storage_path"])
             if not spec.get("stop"):
                 typer.echo(f"rllib: {name} goes on until it is interrupted, for it has no stop, such as timesteps_total.")
         scheduler = create_scheduler(scheduler_name, **arguments)
         interruption.let_pause(scheduler)
         by_the_clock = checkpoint_by_default(experiments)
-        resumed = prepare(experiments, may_mutate=scheduler_name.startswith("pb")) if options.resume else None
+        resumed = prepare(experiments, may_mutate) if options.resume else None
         typer.echo(f"Starting Ray for {', '.join(experiments)}; results go to {next(iter(experiments.values()))['storage_path']}.")
         if all(is_ours(get_trainable_cls(spec["run"])) for spec in experiments.values()):
             # Ray's processes inherit this: a SIGTERM that goes to the whole group, as systemd and timeout send it, leaves them
