@@ -255,6 +255,8 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
         (["example", "get", "predator_pray_ddn"], "did you mean 'predator_prey_ddn'"),
         (["example", "get", "nowhere"], "there is no example 'nowhere'; `rllib example list` shows all."),
         (["train", "--algo", "DDN", "--stop", '{"timestep_total": 9}'], "did you mean 'timesteps_total'?"),
+        (["train", "--algo", "DDN", "--stop", '{"episode_reward_mean": 9}'], "did you mean 'env_runners/episode_return_mean'?"),
+        (["train", "--algo", "DDN", "--stop", '{"episodes_total": 9}'], "did you mean 'counters/num_episodes_sampled'?"),
         (["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", "/dev/null/x"], "cannot be written to /dev/null/x"),
         (["train", "--algo", "DDN", "--env", "predator_prey", "--scheduler", "asha2"], "asha2"),
         (["train", "--stop", "{}", "--algo", "DDN", "file", "x.yaml"], "options go after the file"),

@@ -23,10 +23,10 @@ from tensorboardX import SummaryWriter
 from typer.testing import CliRunner
 
 from rllib_ddn.cli import app
-from rllib_ddn.cli.experiments import checkpoint_by_default, complete
+from rllib_ddn.cli.experiments import check, checkpoint_by_default, complete
 from rllib_ddn.cli.interruption import DiskWatch, Interruption
 from rllib_ddn.cli.options import TrainOptions
-from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, progress
+from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, StopKeys, progress
 from rllib_ddn.cli.resume import Folder, Saved, check_checkpoint, name_of, prepare
 from rllib_ddn.cli.training import run
 from support.configs import plain_config
@@ -275,6 +275,27 @@ def test_time_left_by_hand():
     both = {"timesteps_total": 1_000_000, "training_iteration": 18, "evaluation/leader/episode_return_mean": 5}
     assert progress(result, both) == "125 env steps/s, about 0:01:00 left"  # the iterations end first
     assert progress(result, {"time_total_s": 50}) == "125 env steps/s, about 0:00:30 left"
+
+
+def test_a_stop_at_a_key_that_no_result_has_is_reported_once(capsys):
+    callback = StopKeys()
+    stop = {"evaluation/folower/win_rate": 0.9, "evaluation/leader/win_rate": 0.9, "mine": 1}
+    trials = [SimpleNamespace(trial_id=k, stopping_criterion=stop) for k in "ab"]
+    for trial in trials:
+        for evaluation in ({"follower": {"win_rate": 0.1}, "leader": {"win_rate": 0.1}}, {}):
+            callback.on_trial_result(0, trials, trial, {"training_iteration": 1, "evaluation": evaluation})
+    lines = sorted(capsys.readouterr().err.splitlines())
+    assert len(lines) == 2
+    assert "no evaluation/folower/win_rate" in lines[0]
+    assert lines[0].endswith("Did you mean evaluation/follower/win_rate?")
+    assert "no mine" in lines[1]
+
+
+def test_a_stop_within_an_iteration_is_reported_before_it(capsys):
+    for steps, told in ((3000, True), (10_000, False)):
+        config = plain_config(min_sample_timesteps_per_iteration=10_000)
+        check("mine", {"run": "DDN", "config": config, "stop": {"timesteps_total": steps}})
+        assert ("after an iteration, of at least 10,000 env steps" in capsys.readouterr().out) == told
 
 
 def test_a_cut_off_state_is_one_line(tmp_path):

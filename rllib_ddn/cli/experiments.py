@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import typer
 import yaml
 from pyarrow.fs import FileSystem
 from ray import tune
@@ -42,8 +43,13 @@ OLD_CHECKPOINT_KEYS = {
 KEYS = {*inspect.signature(Experiment).parameters, "env", "scheduler", "scheduler_config", *OLD_CHECKPOINT_KEYS} - {"name"}
 
 # What trainings mostly stop at. There may be more in a result: callbacks add to it.
-RESULTS = {"timesteps_total", "training_iteration", "episodes_total", "time_total_s", "num_env_steps_sampled"}
-RESULTS |= {"num_env_steps_sampled_lifetime", "num_env_steps_trained", "iterations_since_restore", "time_since_restore"}
+ENV_STEPS = {"timesteps_total", "num_env_steps_sampled", "num_env_steps_sampled_lifetime"}
+RESULTS = ENV_STEPS | {"training_iteration", "time_total_s", "num_env_steps_trained"}
+RESULTS |= {"iterations_since_restore", "time_since_restore"}
+# Keys of earlier versions of RLlib.
+OLD_RESULTS = {f"episode_reward_{kind}": f"env_runners/episode_return_{kind}" for kind in ("mean", "min", "max")}
+OLD_RESULTS |= {f"sampler_results/{old}": new for old, new in OLD_RESULTS.items()}
+OLD_RESULTS |= {"episode_len_mean": "env_runners/episode_len_mean", "episodes_total": "counters/num_episodes_sampled"}
 
 
 def load(path: Path) -> dict[str, dict[str, Any]]:
@@ -212,14 +218,15 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
         hint = did_you_mean(spec["run"], [*OURS, *ALGORITHMS], OURS, count=3)
         raise ValueError(f"there is no algorithm {spec['run']!r}; {hint}")
     for limit in spec.get("stop") or ():
-        if limit not in RESULTS and (near := nearest(limit, RESULTS, cutoff=0.8)):
-            raise ValueError(f"the experiment {name!r} stops at {limit!r}, which no result has: did you mean {near[0]!r}?")
+        if limit not in RESULTS and (near := OLD_RESULTS.get(limit) or next(iter(nearest(limit, RESULTS, cutoff=0.8)), None)):
+            raise ValueError(f"the experiment {name!r} stops at {limit!r}, which no result has: did you mean {near!r}?")
     algo = get_trainable_cls(spec["run"])
     if not issubclass(algo, Algorithm):
         return
     if not spec["config"].get("env"):
         raise ValueError(f"the experiment {name!r} names no env: add `env: predator_prey`, or --env.")
     teams: list[tuple[Any, dict[str, Any], TeamSpec]] = []  # of the envs that have been built
+    told: set[str] = set()
     for _, variant in generate_variants(spec["config"]):
         check_env_name(variant["env"])
         if is_custom(variant["env"]) and not is_ours(algo):
@@ -230,10 +237,20 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
         if is_ours(algo) and learns_here:
             config.check_gpus()
         if is_ours(algo):
+            steps = config.min_sample_timesteps_per_iteration or 0
+            for limit in ENV_STEPS & (spec.get("stop") or {}).keys():
+                if spec["stop"][limit] < steps:
+                    told.add(
+                        f"rllib: {name} stops after an iteration, of at least {steps:,} env steps "
+                        f"(min_sample_timesteps_per_iteration), not at {limit} {spec['stop'][limit]:,}: stopping criteria are "
+                        "checked after each iteration."
+                    )
             known = next((team for env, env_config, team in teams if (env, env_config) == (config.env, config.env_config)), None)
             team = config.check_env(known)
             if known is None:
                 teams.append((config.env, config.env_config, team))
+    for line in told:
+        typer.echo(line)
 
 
 def is_ours(algo: type) -> bool:

@@ -112,8 +112,9 @@ def set_up(v: bool, vv: bool) -> None:
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
         logging.getLogger("ray").setLevel(logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.WARNING)
-        # The command tells by itself of interrupted and failed trials.
-        for name in ("ray.tune.tune", "ray.tune.analysis", "ray.tune.execution.experiment_state"):
+        # The command itself reports interrupted and failed trials,
+        # and of stop keys that no result has, which trial.py would do with a list of all keys.
+        for name in ("ray.tune.tune", "ray.tune.analysis", "ray.tune.execution.experiment_state", "ray.tune.experiment.trial"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 

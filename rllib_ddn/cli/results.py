@@ -18,6 +18,7 @@ from ray.tune.logger import CSVLoggerCallback
 from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.utils import flatten_dict
 
+from rllib_ddn.names import nearest
 from rllib_ddn.rllib.progress import first_iteration
 
 
@@ -39,6 +40,23 @@ class CheckpointInTime(Callback):
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
         if trial.storage.experiment_dir_name in self._experiments and time.monotonic() - self._last[trial.trial_id] >= self.SECONDS:
             result[SHOULD_CHECKPOINT] = True
+
+
+class StopKeys(Callback):
+    """Reports, once for each key, that a trial is to stop at a key that its first result lacks."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()  # trial ids and keys
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
+        if trial.trial_id in self._seen:
+            return
+        keys = flatten_dict(result)
+        for key in trial.stopping_criterion.keys() - keys.keys() - self._seen:
+            near = nearest(key, keys)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            typer.echo(f"rllib: the first result has no {key}: --stop has no effect unless a later one has it.{hint}", err=True)
+        self._seen |= {trial.trial_id, *trial.stopping_criterion}
 
 
 class KeepResults(Callback):

@@ -23,7 +23,7 @@ from ray.tune.schedulers import create_scheduler
 from rllib_ddn.cli.experiments import check, check_storage, checkpoint_by_default, complete, is_ours
 from rllib_ddn.cli.interruption import DiskWatch, Interruption
 from rllib_ddn.cli.options import TrainOptions, command, fail, one_line_errors
-from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, KeepResults, Reporter
+from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, KeepResults, Reporter, StopKeys
 from rllib_ddn.cli.resume import check_checkpoint, check_unused, name_of, prepare
 
 
@@ -106,6 +106,7 @@ def _run(
                     JsonLoggerCallback(),
                     ContinuedCSVLogger(),
                     TBXLoggerCallback(),
+                    StopKeys(),
                     KeepResults(),
                     CheckpointInTime(by_the_clock),  # after the loggers, which would write what it adds
                     interruption,
