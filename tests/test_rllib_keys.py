@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
@@ -10,6 +11,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rllib_ddn import DDN, DDNConfig, Mixer, QMIXConfig, VDNConfig
 from rllib_ddn.cli.experiments import check
+from rllib_ddn.envs.vector import warn_once
 from rllib_ddn.rllib.keys import Key, declared
 from rllib_ddn.rllib.rllib_keys import ACCEPTED, HINTS
 from rllib_ddn.team import TeamEnvError, TeamSpec
@@ -247,13 +249,34 @@ def test_a_learner_in_a_cluster_may_have_the_gpus_of_another_machine(monkeypatch
     check("elsewhere", spec, learns_here=False)
 
 
-def test_a_trial_that_waits_for_a_gpu_says_so(monkeypatch, caplog):
-    monkeypatch.setattr("ray.is_initialized", lambda: True)
+LACKING = [
+    ({"num_env_runners": 2}, "a trial needs 3 CPUs, and the cluster has 2"),
+    ({"num_env_runners": 1, "evaluation_num_env_runners": 1}, "a trial needs 3 CPUs, and the cluster has 2"),
+    ({"num_env_runners": 1, "num_gpus_per_env_runner": 1}, "a trial needs 1 GPUs, and the cluster has 0"),
+]
+
+
+@pytest.mark.parametrize(("config", "message"), LACKING)
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_trial_that_the_cluster_has_no_room_for(monkeypatch, caplog, config, message, grows):
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
-    DDN.default_resource_request(plain_config())
-    assert "GPU" not in caplog.text
-    DDN.default_resource_request(plain_config(num_gpus=1))
-    assert "num_gpus and num_gpus_per_env_runner ask for 1 GPUs, the cluster has 0: the trial waits until" in caplog.text
+    DDN.default_resource_request(plain_config(num_env_runners=2, num_cpus_per_env_runner=0.5))
+    assert "CPU" not in caplog.text
+    if grows:
+        monkeypatch.setattr("ray._private.worker._global_node", SimpleNamespace(head=False))
+        warn_once.cache_clear()
+        DDN.default_resource_request(plain_config(**config))
+        assert f"{message}: waiting until nodes" in caplog.text
+    else:
+        with pytest.raises(ValueError, match=message):
+            DDN.default_resource_request(plain_config(**config))
+
+
+def test_env_runners_that_the_cluster_has_no_room_for(monkeypatch):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    config = small_config().env_runners(num_env_runners=2).evaluation(evaluation_interval=1, evaluation_num_env_runners=1)
+    with pytest.raises(ValueError, match="the env runners need 3 CPUs, and the cluster has 2"):
+        config.build_algo()
 
 
 def test_messages_of_a_host_do_not_speak_of_ddn():

@@ -11,7 +11,7 @@ import pickle
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +86,14 @@ class ValueDecomposition(Algorithm):
     @classmethod
     @override(Algorithm)
     def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
-        """What a trial of Tune needs. Where the cluster lacks GPUs, the trial waits; a warning says which keys it waits for."""
+        """What a trial of Tune needs.
+
+        Raises:
+            ValueError: the cluster, which is this machine alone, has less.
+        """
         request = super().default_resource_request(config)
-        wanted = request.required_resources.get("GPU", 0)
-        there = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else wanted
-        if wanted > there:
-            warn_once(
-                f"num_gpus and num_gpus_per_env_runner ask for {wanted:g} GPUs, the cluster has {there:g}: the trial waits until a "
-                "node with them joins. Leave these keys 0 to learn and play on CPU cores."
-            )
+        if ray.is_initialized():
+            _check_resources("a trial needs", request.required_resources)
         return request
 
     @staticmethod
@@ -110,6 +109,7 @@ class ValueDecomposition(Algorithm):
             config.check_gpus()
             config.check_env()
         with self.config.naming_own_parts():
+        self._check_env_runners_resources()
             super().setup(config)
             # Before the first update: with more OpenMP threads than cores, whichever thread they belong to, all of them are slow.
             torch.set_num_threads(self.get_policy().learner_threads)
@@ -127,6 +127,15 @@ class ValueDecomposition(Algorithm):
         self._best = b""  # the state at the best one
 
     @override(Algorithm)
+    def _check_env_runners_resources(self) -> None:
+        """Outside Tune, which has reserved a trial's resources, Ray lets env runners wait without a word."""
+        evaluation = self.config.get_evaluation_config_object() if self.config.evaluation_interval else None
+        groups = [group for group in (self.config, evaluation) if group and group.num_env_runners]
+        if groups and ray.util.get_current_placement_group() is None:  # which starts Ray where it is not running
+            cpus = sum(group.num_env_runners * group.num_cpus_per_env_runner for group in groups)
+            gpus = sum(group.num_env_runners * group.num_gpus_per_env_runner for group in groups)
+            _check_resources("the env runners need", {"CPU": cpus, "GPU": gpus})
+
     def _create_local_replay_buffer_if_necessary(self, config: Any) -> EpisodeReplay:
         return EpisodeReplay(**config["replay_buffer_config"])
 
@@ -406,6 +415,30 @@ def _keep_freed_memory() -> None:
     end of each update, and gets them again page by page in the next: a sixth of its time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
+def _check_resources(need: str, wanted: Mapping[str, float]) -> None:
+    """Checks whether the cluster has the CPUs and GPUs that something would otherwise wait for.
+
+    A cluster that others started may grow, of which a warning is enough.
+
+    Raises:
+        ValueError: the cluster is what this process's ``ray.init()`` started, and has less.
+    """
+    advice = {
+        "CPU": "lower num_env_runners (or evaluation_num_env_runners), set num_cpus_per_env_runner to a fraction such as 0.5, or "
+        "start Ray with more CPUs than there are: ray.init(num_cpus=...), rllib train --ray-num-cpus",
+        "GPU": "leave num_gpus and num_gpus_per_env_runner 0 to learn and play on CPU cores",
+    }
+    there, node = ray.cluster_resources(), ray._private.worker._global_node
+    for kind, hint in advice.items():
+        amount, available = wanted.get(kind, 0), there.get(kind, 0)
+        if amount <= available:
+            continue
+        line = f"{need} {amount:g} {kind}s, and the cluster has {available:g}"
+        if node is not None and node.head:
+            raise ValueError(f"{line}: {hint}.")
+        warn_once(f"{line}: waiting until nodes with more of them join. Otherwise {hint}.")
+
+
         trim_threshold, top_pad, mmap_max = -1, -2, -4  # as in malloc.h
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(top_pad, 2**27)
