@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rllib_ddn.learning import episodes as episodes_module
-from rllib_ddn.learning.episodes import EpisodeReplay, empty_episodes, resize_steps
+from rllib_ddn.learning.episodes import EpisodeReplay, ReplayMemoryError, empty_episodes, memory, resize_steps
 
 SPEC = SimpleNamespace(num_agents=2, num_actions=3, obs_dim=4, state_dim=5, obs_dtype=np.int8, state_dtype=np.int8)
 
@@ -151,3 +151,61 @@ def test_asking_for_too_many():
     replay.add(episode(0, 1))
     with pytest.raises(ValueError, match="cannot sample 2 episodes: the replay holds 1"):
         replay.sample(2, np.random.default_rng(0))
+
+
+def test_a_replay_that_does_not_fit_is_refused_with_the_capacity_that_does(monkeypatch, caplog):
+    row = episode(0, 4)
+    size = sum(array.nbytes for array in row.values())
+    monkeypatch.setattr(episodes_module, "memory", lambda: (100.0 * size, 60.0 * size))
+    EpisodeReplay(60).add(row)
+    assert not caplog.text
+    EpisodeReplay(61).add(row)
+    assert "replay_buffer_config['capacity'] may be at most 60, or" in caplog.text
+    with pytest.raises(ReplayMemoryError, match=r"replay_buffer_config\['capacity'\] may be at most 60\."):
+        EpisodeReplay(101).add(row)
+    replay = EpisodeReplay(60)
+    replay.add(row)
+    with pytest.raises(ReplayMemoryError, match=r"a replay of 60 episodes of 9 steps .* at most 2\d\."):
+        replay.add(episode(1, 9))  # a longer one than before
+    assert len(replay) == 1
+    assert replay.sample(1, np.random.default_rng(0))["rewards"].tolist() == row["rewards"].tolist()
+    state = replay.get_state()
+    with pytest.raises(ReplayMemoryError):
+        EpisodeReplay(101).set_state(state)
+
+
+def test_a_replay_that_cannot_be_reserved_is_one_line(monkeypatch):
+    def refuse(shape, dtype):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(episodes_module, "_zeros", refuse)
+    with pytest.raises(ReplayMemoryError, match=r"\(Cannot allocate memory\)"):
+        EpisodeReplay(5).add(episode(0, 4))
+
+
+V1, V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
+NOWHERE = 8192e3, 4096e3  # what the machine has
+
+
+@pytest.mark.parametrize(
+    ("groups", "folder", "names", "limit", "stat", "expected"),
+    [
+        ("", "", V2, "3000000", "", NOWHERE),
+        ("0::/\n", "", V2, "max", "", NOWHERE),
+        ("0::/\n", "", V2, "3000000", "anon 1\ninactive_file 500000", (3e6, 2.5e6)),
+        ("0::/a/b\n", "a", V2, "3000000", "", (3e6, 2e6)),
+        # In a container, which does not see its own path.
+        ("5:cpu:/x\n4:memory:/x\n0::/\n", "memory", V1, "3000000", "total_inactive_file 1", (3e6, 2000001.0)),
+        ("4:memory:/x\n", "memory/x", V1, "9223372036854771712", "", NOWHERE),
+    ],
+)
+def test_the_memory_of_the_machine_and_of_its_control_groups(tmp_path, groups, folder, names, limit, stat, expected):
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 8000 kB\nMemFree: 1 kB\nMemAvailable: 4000 kB\nHugePages_Total: 0\n")
+    (tmp_path / "proc" / "self" / "cgroup").write_text(groups)
+    group = tmp_path / "sys/fs/cgroup" / folder
+    group.mkdir(parents=True)
+    for name, text in zip((*names, "memory.stat"), (limit, "1000000", stat), strict=True):
+        (group / name).write_text(text)
+    assert memory(tmp_path) == expected
+    assert memory(tmp_path / "elsewhere") == (float("inf"), float("inf"))

@@ -21,8 +21,11 @@ step t + 1.
 
 from __future__ import annotations
 
+import logging
 import math
 import mmap
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lz4.frame
@@ -31,6 +34,8 @@ import numpy as np
 from rllib_ddn.team import TeamSpec
 
 Episodes = dict[str, np.ndarray]
+
+_logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 2**24  # that are compressed at a time
 
@@ -74,11 +79,51 @@ def resize_steps(episodes: Episodes, num_steps: int) -> Episodes:
     return out
 
 
+class ReplayMemoryError(RuntimeError):
+    """The replay does not fit into memory. The message is one line."""
+
+
+def memory(root: Path = Path("/")) -> tuple[float, float]:
+    """Bytes of memory in total and available: the machine's, or less where a control group (v1 or v2) limits it.
+
+    Args:
+        root: the file system that has ``proc`` and ``sys``.
+
+    Returns:
+        Infinity for what is not known, as on other systems than Linux.
+    """
+    total = available = math.inf
+    try:
+        lines = (line.split() for line in (root / "proc/meminfo").read_text().splitlines())
+        machine = {words[0]: 1024.0 * int(words[1]) for words in lines}
+        total, available = machine["MemTotal:"], machine["MemAvailable:"]
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except (OSError, KeyError):
+        return total, available
+    for _, controllers, path in groups:
+        if controllers == "":
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):  # every group above limits it, too
+            try:
+                limit, used = (float((folder / name).read_text()) for name in names[:2])  # ValueError where there is no limit
+                cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):
+                continue
+            total, available = min(total, limit), min(available, limit - used + float(cached.get(names[2], 0)))
+    return total, available
+
+
 class EpisodeReplay:
     """A ring of whole episodes, sampled uniformly without replacement.
 
     Memory is reserved at the first :meth:`add` and touched only as episodes arrive. Apart from a
-    longer episode than any before, nothing is allocated later.
+    longer episode than any before, nothing is allocated later. What is reserved is compared with the memory
+    that there is: more than is available is warned of.
 
     Args:
         capacity: number of episodes kept; the oldest goes first.
@@ -111,7 +156,11 @@ class EpisodeReplay:
         return sum(array[: len(self)].nbytes for array in self._data.values())
 
     def add(self, episodes: Episodes) -> None:
-        """Copies the given episodes in. Padding must be zero (as the env runner leaves it)."""
+        """Copies the given episodes in. Padding must be zero (as the env runner leaves it).
+
+        Raises:
+            ReplayMemoryError: ``capacity`` such episodes do not fit into memory. The replay stays as it was.
+        """
         if not self._data:
             self._data = self._reserved(episodes)
         elif episodes["rewards"].shape[1] > self._data["rewards"].shape[1]:
@@ -133,7 +182,30 @@ class EpisodeReplay:
 
     def _reserved(self, like: Episodes) -> Episodes:
         """Room for ``capacity`` episodes as long as these."""
-        return {name: _zeros((self.capacity, *array.shape[1:]), array.dtype) for name, array in like.items()}
+        return self._room({name: (array.shape[1:], array.dtype) for name, array in like.items()})
+
+    def _room(self, fields: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> Episodes:
+        """Zeroed arrays for ``capacity`` episodes, from each field's shape and dtype.
+
+        Raises:
+            ReplayMemoryError: see :meth:`add`.
+        """
+        row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in fields.values())
+        wanted, (total, available) = self.capacity * row, memory()
+        steps = fields["rewards"][0][0]
+        line = (
+            f"a replay of {self.capacity:,} episodes of {steps:,} steps takes up to {wanted / 1e9:.1f} GB, and of this machine's "
+            f"(or container's) {total / 1e9:.1f} GB {available / 1e9:.1f} GB are available: "
+            f"replay_buffer_config['capacity'] may be at most {max(0, int(available // row)):,}"
+        )
+        if wanted > total:
+            raise ReplayMemoryError(f"{line}.")
+        if wanted > available:
+            _logger.warning("%s, or the process may be killed when the replay has filled up.", line)
+        try:
+            return {name: _zeros((self.capacity, *shape), dtype) for name, (shape, dtype) in fields.items()}
+        except OSError as error:
+            raise ReplayMemoryError(f"{line} ({error.strerror}).") from error
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Episodes:
         """``batch_size`` distinct episodes, trimmed to the longest of them.
@@ -175,9 +247,11 @@ class EpisodeReplay:
         self.num_added = num_added if theirs == self.capacity else len(kept)
         slot_of = np.full(held, -1)
         slot_of[kept] = np.arange(len(kept))
-        self._data = {}
+        self._data = {}  # before there is another
+        fields = {name: (tuple(field["shape"]), np.dtype(field["dtype"])) for name, field in state["packed"].items()}
+        self._data = self._room(fields) if fields else {}
         for name, field in state["packed"].items():
-            self._data[name] = own = _zeros((self.capacity, *field["shape"]), np.dtype(field["dtype"]))
+            own = self._data[name]
             for k, block in enumerate(field["blocks"]):
                 slots = slot_of[k * field["rows"] : (k + 1) * field["rows"]]
                 array = _unpacked(block, field["dtype"]).reshape(len(slots), *field["shape"])

@@ -43,7 +43,7 @@ from ray.tune import PlacementGroupFactory
 
 from rllib_ddn.envs.named import creator_of
 from rllib_ddn.envs.vector import warn_once
-from rllib_ddn.learning.episodes import EpisodeReplay
+from rllib_ddn.learning.episodes import EpisodeReplay, ReplayMemoryError
 from rllib_ddn.learning.update import DivergenceError
 from rllib_ddn.random_streams import seed_of_run, seed_sequence
 from rllib_ddn.rllib.config import ValueDecompositionConfig
@@ -276,9 +276,10 @@ class ValueDecomposition(Algorithm):
             EnvRunnersError: see :meth:`_play_round`; likewise.
             DivergenceError: a loss or gradient is NaN or infinite; likewise. The update is not applied.
         """
+            ReplayMemoryError: the replay does not fit into memory; likewise.
         try:
             results = super().step()
-        except (TeamEnvError, EnvRunnersError, DivergenceError) as error:
+        except (TeamEnvError, EnvRunnersError, DivergenceError, ReplayMemoryError) as error:
             directory = self._save_before_error()
             steps, updates = self._counters[NUM_ENV_STEPS_SAMPLED], self.get_policy().num_grad_updates
             when = f"After {steps:,} env steps and {updates:,} updates: "
