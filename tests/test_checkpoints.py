@@ -1,12 +1,16 @@
 """Checkpoints: a restored run continues exactly, and weights that do not fit are refused."""
 
+import logging
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ray.rllib.algorithms import algorithm as algorithm_module
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.util.debug import reset_log_once
 
 from rllib_ddn import DDN, DDNConfig, QMIXConfig
 from rllib_ddn.cli.resume import check_checkpoint
@@ -44,6 +48,29 @@ def test_from_checkpoint(build, tmp_path):
     assert float(optimizer[0]["step"]) == algo.get_policy().num_grad_updates
     assert np.isfinite(learner_stats(other.train())["loss_global"])  # it learns at once
     other.stop()
+
+
+def test_a_restored_algorithm_acts_without_warnings(build, tmp_path, caplog, monkeypatch):
+    config = small_config().evaluation(evaluation_interval=1, evaluation_duration=1)
+    algo = build(config)
+    for _ in range(3):
+        algo.train()
+    path = algo.save(str(tmp_path)).checkpoint.path
+    monkeypatch.setattr(logging.getLogger("ray"), "propagate", True)
+    reset_log_once("compute_single_action")
+    caplog.clear()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        torch.set_warn_always(True)
+        try:
+            other = Algorithm.from_checkpoint(path)
+            observations, _ = other.env_runner.env.reset(seed=1)
+            other.compute_single_action(observations["team"], other.get_policy().get_initial_state(), explore=False)
+        finally:
+            torch.set_warn_always(False)
+        other.stop()
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [str(warning.message) for warning in warned if "not writable" in str(warning.message)] == []
 
 
 def test_means_over_the_last_episodes_continue(build, tmp_path):

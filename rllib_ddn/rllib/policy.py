@@ -371,12 +371,13 @@ class ValueDecompositionPolicy(TorchPolicyV2):
     def set_state(self, state: dict[str, Any]) -> None:
         self.set_weights(state["weights"])  # first, for its clear errors
         own_config = self.config
-        # An optimizer of another kind has no use for the saved state, and starts afresh.
+        # An optimizer of another kind has no use for the saved state, and starts afresh. The state is copied: from Ray's
+        # object store its arrays are read-only, of which torch warns.
         saved = state.get("_optimizer_variables") or []
         state = {
             **state,
             "_optimizer_variables": [
-                theirs if _kept_figures(theirs) == _kept_figures(own.state_dict()) else own.state_dict()
+                copy.deepcopy(theirs) if _kept_figures(theirs) == _kept_figures(own.state_dict()) else own.state_dict()
                 for own, theirs in zip(self._optimizers, saved, strict=False)
             ],
         }

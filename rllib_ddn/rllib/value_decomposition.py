@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -108,8 +109,8 @@ class ValueDecomposition(Algorithm):
         if isinstance(config, ValueDecompositionConfig):
             config.check_gpus()
             config.check_env()
-        with self.config.naming_own_parts():
         self._check_env_runners_resources()
+        with self.config.naming_own_parts():
             super().setup(config)
             # Before the first update: with more OpenMP threads than cores, whichever thread they belong to, all of them are slow.
             torch.set_num_threads(self.get_policy().learner_threads)
@@ -126,7 +127,6 @@ class ValueDecomposition(Algorithm):
         self._evaluated = b""  # the state at the newest evaluation
         self._best = b""  # the state at the best one
 
-    @override(Algorithm)
     def _check_env_runners_resources(self) -> None:
         """Outside Tune, which has reserved a trial's resources, Ray lets env runners wait without a word."""
         evaluation = self.config.get_evaluation_config_object() if self.config.evaluation_interval else None
@@ -136,6 +136,7 @@ class ValueDecomposition(Algorithm):
             gpus = sum(group.num_env_runners * group.num_gpus_per_env_runner for group in groups)
             _check_resources("the env runners need", {"CPU": cpus, "GPU": gpus})
 
+    @override(Algorithm)
     def _create_local_replay_buffer_if_necessary(self, config: Any) -> EpisodeReplay:
         return EpisodeReplay(**config["replay_buffer_config"])
 
@@ -275,8 +276,8 @@ class ValueDecomposition(Algorithm):
             TeamEnvError: see :meth:`_play_round`; the message names the checkpoint.
             EnvRunnersError: see :meth:`_play_round`; likewise.
             DivergenceError: a loss or gradient is NaN or infinite; likewise. The update is not applied.
-        """
             ReplayMemoryError: the replay does not fit into memory; likewise.
+        """
         try:
             results = super().step()
         except (TeamEnvError, EnvRunnersError, DivergenceError, ReplayMemoryError) as error:
@@ -367,17 +368,20 @@ class ValueDecomposition(Algorithm):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state["worker"]["policy_states"] = state.get("policies", state["worker"]["policy_states"])  # older ones lack it
-        # RLlib warns where there is a replay that is not wanted, and where there is none.
-        replay = state.get("local_replay_buffer")
-        super().__setstate__({name: value for name, value in state.items() if name != "local_replay_buffer"})
-        if self.config.store_buffer_in_checkpoints and replay:
-            self.local_replay_buffer.set_state(replay)
+        if not self.config.store_buffer_in_checkpoints:  # RLlib would warn of a replay that is not wanted
+            state = {name: value for name, value in state.items() if name != "local_replay_buffer"}
+        super().__setstate__(state)
         self._rng.bit_generator.state = state["rng"]
         if self.config.seed is None:
             self.seed = state.get("seed", self.seed)  # older ones lack it
         self._episode_history = state.get("episode_history", [])  # older ones lack it
         self._best = state.get(BEST, b"")
         self.score = Score(**state["score"]) if self._best else Score()
+
+    @override(Algorithm)
+    def compute_single_action(self, *args: Any, **kwargs: Any) -> Any:
+        """As RLlib's, without its warning, which names a replacement that the old API stack does not have."""
+        return inspect.unwrap(Algorithm.compute_single_action)(self, *args, **kwargs)
 
     @override(Algorithm)
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -411,11 +415,6 @@ class ValueDecomposition(Algorithm):
         self.get_policy().export_checkpoint(str(folder / "policies" / DEFAULT_POLICY_ID), policy_state=states[DEFAULT_POLICY_ID])
 
 
-def _keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory for reuse. By default it gives large blocks back to the system at the
-    end of each update, and gets them again page by page in the next: a sixth of its time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
 def _check_resources(need: str, wanted: Mapping[str, float]) -> None:
     """Checks whether the cluster has the CPUs and GPUs that something would otherwise wait for.
 
@@ -440,6 +439,11 @@ def _check_resources(need: str, wanted: Mapping[str, float]) -> None:
         warn_once(f"{line}: waiting until nodes with more of them join. Otherwise {hint}.")
 
 
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory for reuse. By default it gives large blocks back to the system at the
+    end of each update, and gets them again page by page in the next: a sixth of its time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
         trim_threshold, top_pad, mmap_max = -1, -2, -4  # as in malloc.h
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(top_pad, 2**27)
