@@ -19,8 +19,8 @@ PURPOSES = (
 
 
 def seed_of_run(seed: int | None) -> int:
-    """The config's seed; where that is None, a random one."""
-    return secrets.randbits(128) if seed is None else seed
+    """The config's seed; where that is None, a random one that a config may have."""
+    return secrets.randbits(31) if seed is None else seed
 
 
 def seed_sequence(purpose: str, seed: int | None, *indices: int) -> np.random.SeedSequence:

@@ -45,12 +45,26 @@ def test_any_number_of_runners_and_sub_envs(build, runners, envs):
     episodes = 4 * max(1, runners) * envs
     assert algo._counters["num_episodes_sampled"] == episodes
     assert result["num_env_steps_sampled"] == algo.local_replay_buffer.num_steps
+    for key in ("num_{}_steps_sampled", "num_{}_steps_trained"):  # of the team's three agents
+        assert result[key.format("agent")] == 3 * result[key.format("env")] > 0 or episodes < 4
     assert result["env_runners"]["num_episodes"] == max(1, runners) * envs
     held = algo.local_replay_buffer.sample(min(episodes, 50), np.random.default_rng(0))
     starts = {row.tobytes() for row in held["state"][:, 0]}
     assert len(starts) == episodes  # no two episodes have the same seed
     if episodes >= 4:
         assert np.isfinite(learner_stats(result)["loss_global"])
+
+
+def test_a_seed_that_is_not_given_is_drawn_and_recorded(build):
+    def played(seed):
+        config = small_config().debugging(seed=seed)
+        result = build(config).train()
+        assert config.seed == seed  # the user's object stays as it was
+        return result["config"]["seed"], result["env_runners"]["hist_stats"]
+
+    (first, returns), (second, _) = played(None), played(None)
+    assert first != second
+    assert played(first) == (first, returns)
 
 
 def test_remote_runners_act_with_the_learners_weights_and_get_no_others(build):

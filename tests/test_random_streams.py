@@ -67,6 +67,7 @@ def test_a_run_without_a_seed_is_restored_with_that_of_its_checkpoint(build, tmp
     for each in (algo, other):
         for _ in range(2):
             each.train()
+        assert each.train()["config"]["seed"] == algo.seed
     theirs = other.get_policy().get_weights()
     for name, value in algo.get_policy().get_weights().items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)

@@ -251,7 +251,7 @@ class TeamEnvRunner(RolloutWorker):
         """Callbacks, postprocessing and metrics of env e's episode, which is the given row."""
         length = int(episodes["length"][row])
         info = self.games.info(e)
-        episode.total_env_steps = episode.total_agent_steps = length
+        episode.total_env_steps, episode.total_agent_steps = length, length * self.games.spec.num_agents
         episode.total_reward = float(episodes["rewards"][row, :length].sum())
         episode.agent_rewards[(self._team, DEFAULT_POLICY_ID)] = episode.total_reward
         episode.set_last_info(self._team, info)

@@ -71,8 +71,17 @@ class ValueDecomposition(Algorithm):
     """
 
     config: ValueDecompositionConfig
-    seed: int  # of all random streams: the config's; where that is None, a random one that checkpoints keep
+    seed: int  # of all random streams: the config's; a restored run that was given none has its checkpoint's
     local_replay_buffer: EpisodeReplay
+
+    def __init__(self, config: AlgorithmConfig | dict[str, Any] | None = None, env: Any = None, **kwargs: Any):
+        """As RLlib's. A seed that is not given is drawn, so that the config and the results have it."""
+        config = {} if config is None else config
+        self._seed_is_drawn = config.get("seed") is None
+        if self._seed_is_drawn:
+            seed = seed_of_run(None)
+            config = {**config, "seed": seed} if isinstance(config, dict) else config.copy(copy_frozen=False).debugging(seed=seed)
+        super().__init__(config, env, **kwargs)
 
     @classmethod
     @override(Algorithm)
@@ -117,7 +126,7 @@ class ValueDecomposition(Algorithm):
             self._statistics = self.get_policy().statistics_names()
         # With a seed, RLlib makes torch deterministic, and torch then fills all memory that it reserves.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        self.seed = seed_of_run(self.config.seed)
+        self.seed = self.config.seed
         self._rng = np.random.default_rng(seed_sequence("learner", self.seed))
         self.runners = Runners(self.env_runner_group, self.config)
         own = self.eval_env_runner_group is not None
@@ -160,7 +169,7 @@ class ValueDecomposition(Algorithm):
                 self._counters[NUM_EPISODES_BROKEN] += self.config.num_envs_per_env_runner - len(batch["length"])
                 self._counters[NUM_EPISODES_SAMPLED] += len(batch["length"])
                 self._counters[NUM_ENV_STEPS_SAMPLED] += int(batch["length"].sum())
-                self._counters[NUM_AGENT_STEPS_SAMPLED] += int(batch["length"].sum())
+                self._counters[NUM_AGENT_STEPS_SAMPLED] += int(batch["length"].sum()) * self.get_policy().spec.num_agents
         after = self._counters[NUM_EPISODES_SAMPLED]
         tell_progress(self)
 
@@ -232,7 +241,7 @@ class ValueDecomposition(Algorithm):
         results = train(self, SampleBatch(episodes, _zero_padded=True))
         # RLlib has counted the batch's rows, which are episodes.
         self._counters[NUM_ENV_STEPS_TRAINED] = trained[0] + steps
-        self._counters[NUM_AGENT_STEPS_TRAINED] = trained[1] + steps
+        self._counters[NUM_AGENT_STEPS_TRAINED] = trained[1] + steps * self.get_policy().spec.num_agents
         interval = config.target_update_interval_updates
         if interval is not None and self.get_policy().num_grad_updates % interval == 0:
             self._update_target()
@@ -372,8 +381,10 @@ class ValueDecomposition(Algorithm):
             state = {name: value for name, value in state.items() if name != "local_replay_buffer"}
         super().__setstate__(state)
         self._rng.bit_generator.state = state["rng"]
-        if self.config.seed is None:
-            self.seed = state.get("seed", self.seed)  # older ones lack it
+        if self._seed_is_drawn and "seed" in state:  # older ones lack it
+            self.seed = state["seed"]
+            self.config = self.config.copy(copy_frozen=False).debugging(seed=self.seed)
+            self.config.freeze()
         self._episode_history = state.get("episode_history", [])  # older ones lack it
         self._best = state.get(BEST, b"")
         self.score = Score(**state["score"]) if self._best else Score()
