@@ -27,8 +27,7 @@ class IntrinsicReward(nn.Module, ABC):
         coefficient: scale of the reward.
         mask_probability: mu, probability with which a step gets its reward.
         normalize: divide the reward by a running standard deviation of the discounted sums of novelty in the
-            batches so far, as RND does (Burda et al. 2018, section 2.4); before the first, the reward is 0. On
-            several GPUs the batches are those of the first.
+            batches so far, as RND does (Burda et al. 2018, section 2.4); before the first, the reward is 0.
         gamma: discount of these sums.
     """
 

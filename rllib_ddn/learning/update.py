@@ -58,6 +58,7 @@ def compute_update(
     *,
     learners: Collection[str] = LEARNERS,
     add_intrinsic_reward: bool = True,
+    observe: bool = True,
     executor: Executor = in_turn,
 ) -> Update:
     """The losses of one update. No loss has gradients for another learner's parameters.
@@ -69,6 +70,7 @@ def compute_update(
         intrinsic: the intrinsic reward.
         learners: who learns in this update.
         add_intrinsic_reward: whether the intrinsic reward is added here; not where the env runner has added it.
+        observe: whether the batch enters the intrinsic reward's running moments; not where the whole batch already has.
         executor: runs the follower after the host, or beside it.
 
     Raises:
@@ -84,7 +86,8 @@ def compute_update(
 
     rewards = batch.rewards
     if intrinsic is not None:
-        intrinsic.observe(batch)
+        if observe:
+            intrinsic.observe(batch)
         if add_intrinsic_reward:
             bonus = intrinsic.reward(batch)  # Equation 9, before the predictor learns from these states
             rewards = rewards + bonus  # line 20, Equation 10

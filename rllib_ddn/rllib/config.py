@@ -284,6 +284,11 @@ class ValueDecompositionConfig(AlgorithmConfig):
                 f"replay_buffer_config['capacity'] = {self.replay_buffer_config['capacity']} is less than train_batch_size = "
                 f"{self.train_batch_size}: nothing could ever be learned."
             )
+        if self.train_batch_size % max(1, math.ceil(self.num_gpus)):
+            raise ValueError(
+                f"train_batch_size = {self.train_batch_size} is not divisible by num_gpus = {self.num_gpus}: each of the learner's "
+                "GPUs takes the same number of episodes of a batch."
+            )
         if isinstance(self.evaluation_config, dict):
             try:
                 self.get_evaluation_config_object()._check_keys()

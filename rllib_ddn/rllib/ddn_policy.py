@@ -33,6 +33,8 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
         super().__init__(observation_space, action_space, config)
         together = config["leader_timesteps"] is None and bool(self.model.distillation.terms)  # whether both learn in an update
         overlaps = together and config["num_cpus_for_main_process"] > 1 and self.device.type == "cpu"
+        normalizes = self.model.intrinsic is not None and self.model.intrinsic.normalize
+        self._observes_whole_batches = len(self.devices) > 1 and normalizes
         self.executor: Executor = side_by_side if overlaps else in_turn
 
     OPTIMIZER_KEYS = {
@@ -74,8 +76,16 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
             model.intrinsic,
             learners=learners,
             add_intrinsic_reward=self.config["intrinsic_reward_stage"] == "replay",
+            observe=not self._observes_whole_batches,
             executor=self.executor,
         )
+
+    @override(ValueDecompositionPolicy)
+    def load_batch_into_buffer(self, batch: SampleBatch, buffer_index: int = 0) -> int:
+        if self._observes_whole_batches and self.model.intrinsic is not None:  # each device sees a part
+            whole = {name: torch.from_numpy(np.asarray(array)).to(self.device) for name, array in batch.items()}
+            self.model.intrinsic.observe(make_batch(whole, self.model.local_input))
+        return super().load_batch_into_buffer(batch, buffer_index)
 
     @override(ValueDecompositionPolicy)
     def acting_parts(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from rllib_ddn.rllib.model import ValueDecompositionModel
 from rllib_ddn.team import OBS, TeamSpec, encode
 
 RecurrentState = tuple[Tensor, Tensor]  # hidden [B, N, H], last action [B, N]
+STEPS_PER_DEVICE = "steps_per_device"  # a column of batches for several devices: their mean number of steps
 
 
 class ValueDecompositionPolicy(TorchPolicyV2):
@@ -226,7 +227,12 @@ class ValueDecompositionPolicy(TorchPolicyV2):
     def loss(self, model: ValueDecompositionModel, dist_class: Any, train_batch: SampleBatch) -> list[Tensor]:
         """The host's loss, where it learns; the model's ``custom_loss`` finds the others at the train batch."""
         batch = make_batch(train_batch, model.local_input)
-        train_batch.computed = update = self.compute_update(model, batch, self.learners())
+        update = self.compute_update(model, batch, self.learners())
+        if STEPS_PER_DEVICE in train_batch:  # RLlib averages over the devices, and losses are means over one device's steps
+            weight = train_batch["length"].sum() / train_batch[STEPS_PER_DEVICE][0]
+            weighted = ({name: weight * value for name, value in part.items()} for part in (update.losses, update.statistics))
+            update = Update(*weighted)
+        train_batch.computed = update
         self._learned = tuple(update.losses)
         model.tower_stats.clear()
         model.tower_stats.update(update.statistics)
@@ -276,6 +282,13 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         fetches = super().learn_on_batch(postprocessed_batch)
         self._complete(fetches[LEARNER_STATS_KEY])
         return fetches
+
+    @override(TorchPolicyV2)
+    def load_batch_into_buffer(self, batch: SampleBatch, buffer_index: int = 0) -> int:
+        """Splits a batch over the devices, each of which gets as many episodes, of whatever lengths."""
+        steps = batch["length"].sum() / len(self.devices)
+        batch[STEPS_PER_DEVICE] = np.full(len(batch["length"]), steps, np.float32)
+        return super().load_batch_into_buffer(batch, buffer_index)
 
     @override(TorchPolicyV2)
     def learn_on_loaded_batch(self, offset: int = 0, buffer_index: int = 0) -> dict[str, Any]:
