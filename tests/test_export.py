@@ -65,8 +65,8 @@ def recorded(algo, network, seed):
     policy, q = algo.get_policy(), []
     act = policy.act
 
-    def record(*arguments):
-        result = act(*arguments)
+    def record(*arguments, **options):
+        result = act(*arguments, **options)
         q.append(result[2][0].numpy())
         return result
 
