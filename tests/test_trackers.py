@@ -8,7 +8,9 @@ from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.logger import TBXLoggerCallback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
 
+from rllib_ddn.cli import app, training
 from support.configs import plain_config
 
 
@@ -39,6 +41,23 @@ def test_mlflow_in_a_local_folder_and_tensorboard_have_the_curves(tmp_path, monk
     events = EventAccumulator(str(trial.path))
     events.Reload()
     assert [point.value for point in events.Scalars(f"ray/tune/{key}")] == pytest.approx(values)
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_the_command_logs_to_a_tracker(name, tmp_path, monkeypatch):
+    pytest.importorskip(name)
+    given = []
+    monkeypatch.setattr(training, "_start_ray", lambda *arguments: None)
+    monkeypatch.setattr(training, "run_experiments", lambda *arguments, callbacks, **options: given.extend(callbacks) or [])
+    monkeypatch.setenv("WANDB_PROJECT", "elsewhere")
+    train = ["train", "--algo", "QMIX", "--env", "predator_prey", "-n", "teams", "--storage-path", str(tmp_path)]
+    assert CliRunner().invoke(app, [*train, "--track", name]).exit_code == 0
+    (tracker,) = [logger for logger in given if logger.__class__.__name__.lower().startswith(name)]
+    assert (tracker.experiment_name if name == "mlflow" else tracker.project) == ("teams" if name == "mlflow" else "elsewhere")
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda module: None)
+    told = CliRunner().invoke(app, [*train, "--track", name])
+    assert told.exit_code == 2
+    assert f"rllib: --track {name} needs its package: pip install {name}" in told.stderr.splitlines()
 
 
 def test_weights_and_biases_without_its_server(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
 
@@ -19,6 +20,11 @@ import typer
 
 Info = Annotated[bool, typer.Option("--log-info", "-v", help="Log at level INFO.")]
 Debug = Annotated[bool, typer.Option("--log-debug", "-vv", help="Log at level DEBUG.")]
+
+
+class Tracker(StrEnum):
+    wandb = "wandb"
+    mlflow = "mlflow"
 
 
 @dataclass
@@ -52,6 +58,9 @@ class TrainOptions:
     ] = False
     scheduler: Annotated[str | None, typer.Option(help="Tune's trial scheduler, such as fifo, async_hyperband, pbt.")] = None
     scheduler_config: Annotated[str, typer.Option(help="The scheduler's arguments, as JSON.")] = "{}"
+    track: Annotated[
+        Tracker | None, typer.Option(help="Log to Weights & Biases or MLflow, too; TensorBoard's files are always written.")
+    ] = None
     ray_address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None
     ray_num_cpus: Annotated[int | None, typer.Option(help="CPUs of the cluster (of each node) that is started.")] = None
     ray_num_gpus: Annotated[int | None, typer.Option(help="GPUs of the cluster (of each node) that is started.")] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import re
@@ -16,13 +17,13 @@ import typer
 from ray.cluster_utils import Cluster
 from ray.tune import TuneError, run_experiments
 from ray.tune.experiment import Trial
-from ray.tune.logger import JsonLoggerCallback, TBXLoggerCallback
+from ray.tune.logger import JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
 from ray.tune.registry import get_trainable_cls
 from ray.tune.schedulers import create_scheduler
 
 from rllib_ddn.cli.experiments import check, check_storage, checkpoint_by_default, complete, is_ours
 from rllib_ddn.cli.interruption import DiskWatch, Interruption
-from rllib_ddn.cli.options import TrainOptions, command, fail, one_line_errors
+from rllib_ddn.cli.options import Tracker, TrainOptions, command, fail, one_line_errors
 from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, KeepResults, Reporter, StopKeys
 from rllib_ddn.cli.resume import check_checkpoint, check_unused, name_of, prepare
 
@@ -84,6 +85,7 @@ def _run(
             if not spec.get("stop"):
                 typer.echo(f"rllib: {name} goes on until it is interrupted, for it has no stop, such as timesteps_total.")
         scheduler = create_scheduler(scheduler_name, **arguments)
+        trackers = [_tracker(options.track, next(iter(experiments)))] if options.track else []
         interruption.let_pause(scheduler)
         by_the_clock = checkpoint_by_default(experiments)
         resumed = prepare(experiments, may_mutate) if options.resume else None
@@ -106,6 +108,7 @@ def _run(
                     JsonLoggerCallback(),
                     ContinuedCSVLogger(),
                     TBXLoggerCallback(),
+                    *trackers,
                     StopKeys(),
                     KeepResults(),
                     CheckpointInTime(by_the_clock),  # after the loggers, which would write what it adds
@@ -124,6 +127,27 @@ def _run(
             raise OSError(f"{str(error).strip().splitlines()[-1]}; --resume goes on from the last checkpoint.") from error
     for trial in trials:
         _tell(trial)
+
+
+def _tracker(name: Tracker, project: str) -> LoggerCallback:
+    """Ray's logger of an experiment tracker; servers and keys are what the tracker's own environment variables say.
+
+    Args:
+        name: the tracker.
+        project: name of the project or experiment there, unless the environment names another.
+
+    Raises:
+        ValueError: the tracker's package is not installed.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise ValueError(f"--track {name} needs its package: pip install {name}")
+    if name is Tracker.mlflow:
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        return MLflowLoggerCallback(experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", project))
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    return WandbLoggerCallback(project=os.environ.get("WANDB_PROJECT", project))
 
 
 def _finished(trial: Trial) -> bool:
