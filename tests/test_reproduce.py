@@ -84,9 +84,21 @@ def test_table_by_hand(tmp_path):
     text = reproducing.markdown("table3", curves, "Caption.", 100, "here")
     row = next(line for line in text.splitlines() if line.startswith("| personalized"))
     assert row == "| personalized state | 10.00 [5.00, 15.00] | 9.00 [4.00, 14.00] | 90% | 0.9701 | 0.8789 |"
-    assert "| raw state |  |  |  | 0.8216 | 0.1237 |" in text
+    assert "| raw state | not run | not run | - | 0.8216 | 0.1237 |" in text
     left = [(t.row, t.seed) for t, _ in reproducing.pending(found, tmp_path, NO_POINTS)]
     assert left == [("raw", 1), ("raw", 2), ("raw", 3)]
+
+
+def test_the_evaluation_at_the_end_counts_where_an_iteration_is_longer_than_the_training(tmp_path):
+    found = reproducing.trials("table3", "predator_prey", None, 1, 4, {})
+    for trial, begun in zip(found, (0, -10), strict=True):  # evaluations at 10, 20, 30 env steps; at 0, 10, 20
+        write_trial(tmp_path, trial.row, trial.config, [8.0, 3.0, 3.0], start=begun)
+    every = reproducing.within(reproducing.load(found, tmp_path, NO_POINTS), 4)
+    text = reproducing.markdown("table3", every, "Caption.", 4, "here")
+    assert "| personalized state | 8.00 | 7.00 | 88% |" in text
+    assert "| raw state | 3.00 | 2.00 | 67% |" in text
+    early = every[every["env steps"] < 4]
+    assert "| raw state | no evaluation after 4 steps |" in reproducing.markdown("table3", early, "Caption.", 4, "here")
 
 
 def test_a_comparison_by_hand(tmp_path):
@@ -107,7 +119,7 @@ def test_a_follower_below_zero_has_no_share_of_its_leader(tmp_path):
     for trial, returns in zip(found, (0.5, 1.0), strict=True):  # the follower's are lower by 1
         write_trial(tmp_path, trial.row, trial.config, [returns] * 10)
     text = reproducing.markdown("table3", reproducing.load(found, tmp_path, NO_POINTS), "Caption.", 100, "here")
-    assert "| personalized state | 0.50 | -0.50 |  | 0.9701 |" in text
+    assert "| personalized state | 0.50 | -0.50 | not positive | 0.9701 |" in text
     assert "| raw state | 1.00 | 0.00 | 0% | 0.8216 |" in text
 
 

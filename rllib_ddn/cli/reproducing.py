@@ -198,6 +198,14 @@ def load(found: list[Planned], storage: Path, points: pd.DataFrame) -> pd.DataFr
     return every.assign(value=[float(DIGITS % value) for value in every["value"]])
 
 
+def within(every: pd.DataFrame, steps: int) -> pd.DataFrame:
+    """The evaluations of trainings of so many steps: what continued them does not count, but the one at their end does, however
+    far beyond the steps an iteration has gone."""
+    beyond = every[every["env steps"] >= steps]
+    last = beyond.groupby(["row", "seed", "network"])["env steps"].transform("min").reindex(every.index)
+    return every[(every["env steps"] <= 1.1 * steps) | (every["env steps"] == last)]
+
+
 def markdown(name: str, every: pd.DataFrame, caption: str, steps: int, where: str) -> str:
     """The table; one of the paper's with this run's figures before the paper's."""
     table = TABLES[name]
@@ -215,14 +223,17 @@ def markdown(name: str, every: pd.DataFrame, caption: str, steps: int, where: st
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     for k, (row, label) in enumerate(table.labels.items()):
         host, leaders, followers = (final(every, row, network, 0.9 * steps) for network in ("", "leader", "follower"))
+        networks = set(every[every["row"] == row]["network"])
+        missing = f"no evaluation after {0.9 * steps:,.0f} steps" if networks else "not run"
         ratio = ""
-        if len(leaders) and len(followers) and iqm(leaders) > 0 and iqm(followers) >= 0:
-            ratio = f"{iqm(followers) / iqm(leaders):.0%}"
+        if len(leaders) and len(followers):
+            positive = iqm(leaders) > 0 and iqm(followers) >= 0
+            ratio = f"{iqm(followers) / iqm(leaders):.0%}" if positive else "not positive"
         cells = [
             *label,
-            figure_of(host if len(host) else leaders),
-            figure_of(followers),
-            ratio,
+            figure_of(host if len(host) else leaders) or missing,
+            figure_of(followers) or ("no follower" if networks == {""} else missing),
+            ratio or "-",
             *(figures[k] for figures in table.paper.values()),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -324,7 +335,7 @@ def reproduce(
     if len(metrics := every["metric"].unique()) > 1:
         raise ValueError(f"some evaluations tell the {metrics[0]} and others the {metrics[1]}: they are not of one env.")
     steps = max(trial.steps for trial in found)
-    every = every[every["env steps"] <= 1.1 * steps]
+    every = within(every, steps)
     found = [trial for trial in found if (every["row"] == trial.row).any()]  # rows of which nothing was run are not there
     left = [trial for trial, _ in pending(found, storage, earlier)]
     played_in = {trial.config["env"]: None for trial in found}
