@@ -142,7 +142,7 @@ def test_without_a_name_the_newest_unfinished_training_with_these_settings_is_re
     for number in (2, 3):
         state_of(tmp_path, f"DDN_x_{number}", "PAUSED", stop, reached=5)
     state_of(tmp_path, "DDN_x_4", "PAUSED", stop, reached=5, mixer="vdn")
-    state_of(tmp_path, "DDN_x_5", "TERMINATED", stop)
+    state_of(tmp_path, "DDN_x_5", "TERMINATED", {"training_iteration": 5}, reached=5)  # which the later stop would continue
     name = lambda **config: name_of("DDN_x", spec_of(tmp_path, **config), True, False)  # noqa: E731
     assert name() == "DDN_x_3"
     assert name(mixer="vdn") == "DDN_x_4"

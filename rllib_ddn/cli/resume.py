@@ -130,7 +130,7 @@ def name_of(base: str, spec: dict[str, Any], resume: bool, may_mutate: bool) -> 
         found = {f"{base}_{k}": Saved.of(Folder(spec["storage_path"], f"{base}_{k}")).trials for k in sorted(numbers, reverse=True)}
         found = {name: trials for name, trials in found.items() if trials}
         fit = {name: trials for name, trials in found.items() if not any(_difference(t, spec, may_mutate) for t in trials)}
-        left = [name for name, trials in fit.items() if any(_is_left(trial, spec) for trial in trials)]
+        left = [name for name, trials in fit.items() if any(trial.status != Trial.TERMINATED for trial in trials)]
         if names := [*left, *fit, *found]:
             return names[0]
     number = max(numbers, default=0) + 1
