@@ -358,6 +358,8 @@ class ValueDecomposition(Algorithm):
         state = super().__getstate__()
         return {
             **state,
+            # Not the subclass that Ray makes for an actor: of it a pickle names every method, none of which could ever be renamed.
+            "algorithm_class": getattr(type(self), "__ray_actor_class__", type(self)),
             "policies": state["worker"]["policy_states"],  # which RLlib itself writes to other files
             "rng": self._rng.bit_generator.state,
             "seed": self.seed,
