@@ -123,7 +123,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
         False,
         FLAG,
         "remote env runners play the next round while the learner learns from the last one, with weights that are one "
-        "round older. Runs are then not exactly reproducible.",
+        "round older; epsilon and other schedules are those of the round that is played. Runs are then not exactly reproducible.",
     )
     store_buffer_in_checkpoints: bool = key(
         True,

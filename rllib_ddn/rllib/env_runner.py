@@ -85,12 +85,16 @@ class TeamEnvRunner(RolloutWorker):
         return self.async_env.get_sub_environments()[e]
 
     @override(RolloutWorker)
-    def sample(self, *, round_number: int | None = None, seed: int | None = None, **kwargs: Any) -> SampleBatch:
+    def sample(
+        self, *, round_number: int | None = None, timestep: int | None = None, seed: int | None = None, **kwargs: Any
+    ) -> SampleBatch:
         """Plays one exploring episode in each sub-environment.
 
         Args:
             round_number: number of the round, from which the episodes' seeds are derived; by default
                 the rounds of this runner are counted.
+            timestep: env steps sampled before this round, which epsilon and a mixture follow; by default those of
+                the last weights.
             seed: of the run; by default the config's, or of this runner alone where that is None.
 
         Returns:
@@ -102,6 +106,8 @@ class TeamEnvRunner(RolloutWorker):
         if round_number is None:
             round_number = self._rounds_played
         self._rounds_played = round_number + 1
+        if timestep is not None:
+            self.set_global_vars({"timestep": timestep})
         which = self._seed if seed is None else seed, self.worker_index, round_number
         seeds = [seed_sequence("training_episode", *which, e) for e in range(self.config.num_envs_per_env_runner)]
         network = self.policy.network_of_round(seed_sequence("behaviour_network", *which))

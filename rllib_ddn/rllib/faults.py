@@ -120,6 +120,10 @@ class Runners:
         self._asked = {runner: self._send(runner, _guarded(call)) for runner, call in zip(healthy, several, strict=False)}
         self._anew = set()
 
+    def drop_calls(self) -> None:
+        """Abandons the calls under way; their results are discarded."""
+        self._asked = {}
+
     def answers(self, timeout_s: float | None) -> tuple[list[Any], list[Failure]]:
         """The results of those that were asked, and the failures of those that have none.
 

@@ -170,6 +170,8 @@ class ValueDecomposition(Algorithm):
                 self._counters[NUM_EPISODES_SAMPLED] += len(batch["length"])
                 self._counters[NUM_ENV_STEPS_SAMPLED] += int(batch["length"].sum())
                 self._counters[NUM_AGENT_STEPS_SAMPLED] += int(batch["length"].sum()) * self.get_policy().spec.num_agents
+            if self.config.sample_ahead and self.env_runner_group.num_remote_env_runners() > 0:
+                self.runners.ask(self._episodes_of_a_round())
         after = self._counters[NUM_EPISODES_SAMPLED]
         tell_progress(self)
 
@@ -203,8 +205,6 @@ class ValueDecomposition(Algorithm):
                 runners.ask(self._episodes_of_a_round())
             results, failures = runners.answers(self.config.sample_timeout_s)
             self._counters[NUM_EPISODES_LOST] += len(failures) * self.config.num_envs_per_env_runner
-            if self.config.sample_ahead:
-                runners.ask(self._episodes_of_a_round())
         batches: list[SampleBatch] = []
         for result in results:
             if isinstance(result, TeamEnvError):
@@ -219,10 +219,10 @@ class ValueDecomposition(Algorithm):
         return batches
 
     def _episodes_of_a_round(self) -> Callable[[TeamEnvRunner], tuple[SampleBatch, list[RolloutMetrics]]]:
-        """What env runners are asked for: the episodes of a round, and their metrics."""
-        number, seed = self._counters[NUM_ROUNDS], self.seed
+        """What env runners are asked for: the episodes of a round that begins now, and their metrics."""
+        asked = {"round_number": self._counters[NUM_ROUNDS], "timestep": self._counters[NUM_ENV_STEPS_SAMPLED], "seed": self.seed}
         self._counters[NUM_ROUNDS] += 1
-        return lambda runner: (runner.sample(round_number=number, seed=seed), runner.get_metrics())
+        return lambda runner: (runner.sample(**asked), runner.get_metrics())
 
     @override(Algorithm)
     def _remote_worker_ids_for_metrics(self) -> Iterator[int]:  # type: ignore[override]
@@ -382,6 +382,7 @@ class ValueDecomposition(Algorithm):
         if not self.config.store_buffer_in_checkpoints:  # RLlib would warn of a replay that is not wanted
             state = {name: value for name, value in state.items() if name != "local_replay_buffer"}
         super().__setstate__(state)
+        self.runners.drop_calls()  # of the run that is left
         self._rng.bit_generator.state = state["rng"]
         if self._seed_is_drawn and "seed" in state:  # older ones lack it
             self.seed = state["seed"]
