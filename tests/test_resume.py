@@ -218,6 +218,16 @@ def test_an_interruption_says_what_is_left(monkeypatch, capsys, trials, line, la
     assert stopped == ["Ray"]
 
 
+@pytest.mark.parametrize(("checkpoint", "advice"), [("checkpoint", "--resume continues from"), (None, "without a checkpoint")])
+def test_failed_trials_are_continued_from_checkpoints_that_there_are(monkeypatch, capsys, checkpoint, advice):
+    failed = SimpleNamespace(status=Trial.ERROR, last_result={}, checkpoint=checkpoint)
+    monkeypatch.setattr("rllib_ddn.cli.training._run", lambda *given: given[3].append(failed))
+    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    with pytest.raises(typer.Exit):
+        run({}, TrainOptions())
+    assert advice in capsys.readouterr().err
+
+
 def test_where_there_is_no_checkpoint_the_newest_is_named(tmp_path):
     for number, age in ((1, 30), (2, 10), (3, 20)):
         folder = tmp_path / f"checkpoint_{number}"

@@ -51,8 +51,10 @@ def run(experiments: dict[str, dict[str, Any]], options: TrainOptions, numbered:
         saved = any(trial.checkpoint for trial in trials)
         then = f"{again} goes on from there" if saved else "nothing new was saved"
         fail(f"{interruption.why}; {then}.", interruption.code)
-    if failed := sum(trial.status == Trial.ERROR for trial in trials):
-        fail(f"{failed} trials failed; {again} goes on from their checkpoints.", 1)
+    if failed := [trial for trial in trials if trial.status == Trial.ERROR]:
+        saved = any(trial.checkpoint for trial in failed)
+        then = f"; {again} continues from their checkpoints" if saved else ", without a checkpoint"
+        fail(f"{len(failed)} trials failed{then}.", 1)
 
 
 def _run(
