@@ -171,7 +171,7 @@ class Shell:
         assert not any("--save-replay" in argument for argument in arguments)
         own_ray = SimpleNamespace(init=lambda **options: None, shutdown=lambda: None)
         self._patch.setattr(playing, "ray", own_ray)
-        assert json.loads(self.rllib(*arguments, "--episodes", "1"))["follower"]["episode_len_mean"] == 10
+        assert json.loads(self.rllib(*arguments, "--episodes", "1", "--json"))["follower"]["episode_len_mean"] == 10
 
     def plain(self, arguments):
         """As it is, on the small training's results."""

@@ -218,7 +218,7 @@ def test_evaluation_saves_replays(build, stand_in, tmp_path, monkeypatch):
     checkpoint = Path(algo.save(str(tmp_path / "checkpoint")).checkpoint.path)
     monkeypatch.setattr("ray.init", lambda **kwargs: None)
     monkeypatch.setattr("ray.shutdown", lambda: None)
-    results = play_checkpoint(checkpoint, "DDN", None, {}, 2, "both", False, None, None, tmp_path / "replays")
+    results = play_checkpoint(checkpoint, None, "DDN", None, {}, 2, "both", False, None, None, tmp_path / "replays")
     assert [folder for folder, _ in stand_in.REPLAYS] == [str(tmp_path / "replays")] * 4
     assert results["follower"]["win_rate"] in (0, 0.5, 1)
 

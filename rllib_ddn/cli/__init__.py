@@ -80,6 +80,16 @@ class Format(StrEnum):
     torch = "torch"
 
 
+Best = Annotated[bool, typer.Option("--best", help="The best checkpoint, of an experiment the best trial's. Default for folders.")]
+Latest = Annotated[bool, typer.Option("--latest", help="The latest checkpoint. Default for a checkpoint.")]
+
+
+def _which(best: bool, latest: bool) -> str | None:
+    if best and latest:
+        fail("choose one of --best and --latest.")
+    return "best" if best else "latest" if latest else None
+
+
 class By(StrEnum):
     steps = "steps"
     hours = "hours"
@@ -137,7 +147,7 @@ def _train(experiments: dict[str, dict[str, Any]], options: TrainOptions, number
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint directory.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, a trial or an experiment.")],
     algo: Annotated[
         str | None, typer.Option("--algo", "--run", "-a", "-r", help="The algorithm; checked against the checkpoint.")
     ] = None,
@@ -151,21 +161,25 @@ def evaluate(
     save_gif: Annotated[Path | None, typer.Option(help="Folder for an animation of each episode (render_mode rgb_array).")] = None,
     save_mp4: Annotated[Path | None, typer.Option(help="Folder for a film of each episode; needs rllib-ddn[video].")] = None,
     save_replay: Annotated[Path | None, typer.Option(help="Folder for StarCraft's own replays (env smac).")] = None,
+    best: Best = False,
+    latest: Latest = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the results, as JSON.")] = None,
     v: Info = False,
     vv: Debug = False,
 ) -> None:
     """Plays greedy episodes from a checkpoint.
 
-    Prints their returns.
+    Prints the statistics of their returns, with 95% intervals. No training has used the episodes' seeds.
     """
     set_up(v, vv)
     changes = parse_object("--config", config, '{"num_envs_per_env_runner": 8}')
     with one_line_errors():
-        from rllib_ddn.cli.playing import play
+        from rllib_ddn.cli.playing import play, report
 
         results = play(
             checkpoint,
+            _which(best, latest),
             algo_name=algo,
             env=env,
             changes=changes,
@@ -177,7 +191,7 @@ def evaluate(
             save_replay=save_replay,
         )
     text = json.dumps(results, indent=2)
-    typer.echo(text)
+    typer.echo(text if as_json else report(results))
     if out:
         with one_line_errors():
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -269,12 +283,14 @@ def check_env(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint directory.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, a trial or an experiment.")],
     out: Annotated[Path, typer.Option(help="Folder for the network's file and policy.json.")],
     network: Annotated[
         Network | None, typer.Option(help="Which network; by default the follower, of a host its one network.")
     ] = None,
     file_format: Annotated[Format, typer.Option("--format", help="ONNX, or a program of torch.export.")] = Format.onnx,
+    best: Best = False,
+    latest: Latest = False,
     v: Info = False,
     vv: Debug = False,
 ) -> None:
@@ -286,7 +302,7 @@ def export(
     with one_line_errors():
         from rllib_ddn.cli.exporting import export as export_checkpoint
 
-        written = export_checkpoint(checkpoint, out, network and network.value, file_format.value)
+        written = export_checkpoint(checkpoint, _which(best, latest), out, network and network.value, file_format.value)
     typer.echo(json.dumps(written, indent=2))
 
 

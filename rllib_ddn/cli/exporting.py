@@ -12,12 +12,13 @@ from ray.rllib.policy import Policy
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.checkpoints import get_checkpoint_info
 
+from rllib_ddn.cli.checkpoints import find
 from rllib_ddn.cli.experiments import is_ours
-from rllib_ddn.cli.resume import check_checkpoint
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
+from rllib_ddn.rllib.score import BEST
 
 
-def export(checkpoint: Path, out: Path, network: str | None, file_format: str) -> dict[str, Any]:
+def export(folder: Path, which: str | None, out: Path, network: str | None, file_format: str) -> dict[str, Any]:
     """Exports a network of a checkpoint; the arguments are the command's.
 
     Returns:
@@ -26,8 +27,7 @@ def export(checkpoint: Path, out: Path, network: str | None, file_format: str) -
     Raises:
         ValueError: the checkpoint or an option is not accepted.
     """
-    checkpoint = checkpoint.expanduser().absolute()
-    check_checkpoint(checkpoint)
+    checkpoint = find(folder, which)
     info = get_checkpoint_info(str(checkpoint))
     if float(str(info["checkpoint_version"])) >= 2.0:  # RLlib's new API stack
         raise ValueError(f"{checkpoint} is not of an algorithm of this package, which are what `rllib export` exports.")
@@ -47,8 +47,8 @@ def export(checkpoint: Path, out: Path, network: str | None, file_format: str) -
 
 
 def scores(checkpoint: Path, iteration: int) -> dict[str, Any]:
-    """The newest evaluation of each network at a checkpoint, from the results that lie beside it; {} where there are none."""
-    results = checkpoint.parent / "result.json"
+    """The newest evaluation of each network at a checkpoint, from the results of its trial; {} where there are none."""
+    results = (checkpoint.parent if checkpoint.name == BEST else checkpoint).with_name("result.json")
     found: dict[str, Any] = {}
     for line in results.read_text().splitlines() if results.is_file() else ():
         try:

@@ -1,4 +1,4 @@
-"""What `rllib evaluate` does."""
+"""What `rllib evaluate` does: greedy episodes from a checkpoint, with the statistics of their returns."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.checkpoints import get_checkpoint_info
 
+from rllib_ddn.cli.checkpoints import find
 from rllib_ddn.cli.experiments import check_env_name, is_ours
-from rllib_ddn.cli.resume import check_checkpoint
+from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.evaluation import evaluate_checkpoint
 
 
 def play(
-    checkpoint: Path,
+    folder: Path,
+    which: str | None,
     algo_name: str | None,
     env: str | None,
     changes: dict[str, Any],
@@ -31,11 +33,13 @@ def play(
 ) -> dict[str, Any]:
     """Plays greedy episodes from a checkpoint; the arguments are the command's options.
 
+    Returns:
+        The ``checkpoint``, and see :func:`~rllib_ddn.rllib.evaluation.evaluate_checkpoint`.
+
     Raises:
         ValueError: the checkpoint or an option is not accepted.
     """
-    checkpoint = checkpoint.expanduser().absolute()
-    check_checkpoint(checkpoint)
+    checkpoint = find(folder, which)
     if save_mp4 and not importlib.util.find_spec("av"):
         raise ValueError("--save-mp4 needs PyAV: pip install 'rllib-ddn[video]'")
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -72,17 +76,56 @@ def play(
             networks = config.networks if network == "both" else (network,)
             if not set(networks) <= set(config.networks):
                 raise ValueError(f"--network {network}: {algo_class.__name__} has {' and '.join(config.networks)}.")
-            return evaluate_checkpoint(config, checkpoint, networks, episodes, render, save_gif, save_mp4)
+            results = evaluate_checkpoint(config, checkpoint, networks, episodes, render, save_gif, save_mp4)
+            if save_replay:
+                results["files"] += sorted(str(path) for path in save_replay.rglob("*.SC2Replay"))
+            return {"checkpoint": str(checkpoint), **results}
         if render or save_gif or save_mp4:
             raise ValueError(f"--render, --save-gif and --save-mp4 draw the algorithms of this package, not {algo_class.__name__}.")
+        # Of RLlib's own env runners only the first seed can be set.
+        config.debugging(seed=int(seed_sequence("checkpoint_evaluation", config.seed).generate_state(1)[0] >> 1))
         algo = config.build_algo()
         algo.restore_from_path(str(checkpoint)) if config.enable_rl_module_and_learner else algo.restore(str(checkpoint))
         played = algo.evaluate()["env_runners"]
         algo.stop()
+        figures = ("episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean")
         return {
-            key: played[key]
-            for key in ("episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean")
-            if key in played
+            "checkpoint": str(checkpoint),
+            "policy": {"episodes": episodes, **{key: played[key] for key in figures if key in played}},
+            "seeds": [config.seed],
+            "files": [],
         }
     finally:
         ray.shutdown()
+
+
+def report(results: dict[str, Any]) -> str:
+    """The results in lines for the user."""
+    lines = [f"checkpoint {results['checkpoint']}; in brackets 95% intervals of the mean"]
+    for name, about in results.items():
+        if not isinstance(about, dict):
+            continue
+        parts = [f"{about['episodes']} greedy episodes"]
+        if about.get("win_rate") is not None:
+            parts.append(f"win rate {_with_interval(about['win_rate'], about['win_rate_ci95'])}")
+        if about.get("episode_return_mean") is not None:
+            parts.append(f"return {_with_interval(about['episode_return_mean'], about.get('episode_return_ci95'))}")
+        if about.get("episode_return_std") is not None:
+            parts.append(f"standard deviation {about['episode_return_std']:.4g}")
+        if "episode_return_min" in about:
+            parts.append(f"from {about['episode_return_min']:.4g} to {about['episode_return_max']:.4g}")
+        if about.get("episode_len_mean") is not None:
+            parts.append(f"length {about['episode_len_mean']:.4g}")
+        lines.append(f"{name}: {', '.join(parts)}")
+    if "knowledge_transfer" in results:
+        transfer, reason = results["knowledge_transfer"], results.get("knowledge_transfer_reason")
+        lines.append(f"knowledge transfer: {'not given, for ' + str(reason) if transfer is None else f'{transfer:.4g}'}")
+    lines.append(f"seeds, which no training uses: {', '.join(map(str, results['seeds']))}")
+    lines += [f"wrote {file}" for file in results["files"]]
+    return "\n".join(lines)
+
+
+def _with_interval(mean: float, interval: list[float | None] | None) -> str:
+    if interval is None or interval[0] is None:
+        return f"{mean:.4g}"
+    return f"{mean:.4g} [{interval[0]:.4g}, {interval[1]:.4g}]"

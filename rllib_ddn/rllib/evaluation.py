@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from ray.rllib.evaluation.metrics import RolloutMetrics
+from scipy import stats
 
 from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.env_runner import WON
@@ -82,6 +83,46 @@ def summarize(episodes: list[RolloutMetrics] | None) -> dict[str, float]:
     return summary
 
 
+def describe(played: Mapping[str, list[RolloutMetrics]]) -> dict[str, Any]:
+    """:func:`compare`, and of each network the number of ``episodes``, the standard deviation ``episode_return_std``, and
+    95% intervals: ``episode_return_ci95`` of the mean return (Student's t), ``win_rate_ci95`` (Wilson 1927).
+
+    What is not known, as the deviation of a single episode, is None; ``knowledge_transfer_reason`` says why there is no
+    knowledge transfer.
+    """
+    results = compare(played)
+    for name, episodes in played.items():
+        returns = np.array([episode.episode_reward for episode in episodes])
+        count, about = len(returns), results[name]
+        deviation = float(np.std(returns, ddof=1)) if count > 1 else math.nan
+        half = float(stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count) if count > 1 else math.nan
+        mean = about["episode_return_mean"]
+        about |= {"episodes": count, "episode_return_std": deviation, "episode_return_ci95": [mean - half, mean + half]}
+        if count and "win_rate" in about:
+            about["win_rate_ci95"] = list(wilson(about["win_rate"], count))
+    if math.isnan(results.get("knowledge_transfer", 0.0)):
+        metric = "win_rate" if "win_rate" in results[LEADER] else "episode_return_mean"
+        figure = f"the leader's {'win rate' if metric == 'win_rate' else 'mean return'} is {results[LEADER][metric]:.4g}"
+        results["knowledge_transfer_reason"] = f"{figure}: follower / leader is defined above 0 only"
+    return _without_nan(results)
+
+
+def wilson(rate: float, count: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a rate that was seen in so many trials."""
+    z = float(stats.norm.ppf(0.975))
+    center = (rate + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def compare(played: Mapping[str, list[RolloutMetrics] | None]) -> dict[str, Any]:
     """All networks' summaries, and of leader and follower ``knowledge_transfer``.
 
@@ -121,7 +162,8 @@ def evaluate_checkpoint(
         save_gif, save_mp4: folders for an animation or a film of each episode (render_mode "rgb_array").
 
     Returns:
-        See :func:`compare`.
+        See :func:`describe`; and the ``seeds`` that the env got, the same for each network, of a stream that no training
+        uses; and the ``files`` that were written.
 
     Raises:
         ValueError: the checkpoint does not fit the config, or the env cannot be drawn.
@@ -139,10 +181,12 @@ def evaluate_checkpoint(
         algo.restore(str(checkpoint))
         algo.eval_env_runner_group.sync_weights(from_worker_or_learner_group=algo.env_runner)
         seeds = [seed_sequence("checkpoint_evaluation", algo.seed, k) for k in range(episodes)]
-        if not drawn:
-            return compare({name: evaluate_network(algo.eval_runners, name, seeds) for name in networks})
+        files: list[Path] = []
         played: dict[str, list[RolloutMetrics]] = {}
         for name in networks:
+            if not drawn:
+                played[name] = evaluate_network(algo.eval_runners, name, seeds)
+                continue
             played[name] = []
             for k, seed in enumerate(seeds):
                 frames: list[np.ndarray] = []
@@ -150,10 +194,13 @@ def evaluate_checkpoint(
                 if not frames and not render:
                     raise ValueError("the env's render() gave no images: --save-gif and --save-mp4 need render_mode 'rgb_array'.")
                 if save_gif is not None:
-                    _write_gif(save_gif / f"{name}_{k:02d}.gif", frames)
+                    files.append(save_gif / f"{name}_{k:02d}.gif")
+                    _write_gif(files[-1], frames)
                 if save_mp4 is not None:
-                    _write_mp4(save_mp4 / f"{name}_{k:02d}.mp4", frames)
-        return compare(played)
+                    files.append(save_mp4 / f"{name}_{k:02d}.mp4")
+                    _write_mp4(files[-1], frames)
+        env_seeds = [int(np.random.default_rng(seed).integers(2**31)) for seed in seeds]  # as play() has them
+        return {**describe(played), "seeds": env_seeds, "files": [str(path) for path in files]}
     finally:
         algo.stop()
         with suppress(OSError):
