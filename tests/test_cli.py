@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +20,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from rllib_ddn.cli import app, training
+from rllib_ddn.cli.checkpoints import find
 from rllib_ddn.cli.experiments import check, complete, load, samplers
 from rllib_ddn.cli.options import TrainOptions
+from rllib_ddn.cli.results import Reporter
+from rllib_ddn.cli.resume import check_checkpoint
 from support.configs import SMALL_GAME
 
 EXAMPLES = Path(__file__).parent.parent / "tuned_examples"
@@ -68,6 +73,35 @@ def test_a_yaml_file_trains_with_a_table_of_leader_and_follower(trained):
     for column in ("leader", "follower", "transfer", "env steps"):
         assert column in table
     assert table.count("terminated, results in") == 2
+    results = [json.loads((trial / "result.json").read_text().splitlines()[-1]) for trial in trial_folders(folder)]
+    best = max(results, key=lambda result: result["best"]["score"])
+    (line,) = [line for line in table.splitlines() if line.startswith("tiny: the best of 2 trials is ")]
+    assert f"score {best['best']['score']:.4g}, with lr={best['config']['lr']:.4g}, mixer={best['config']['mixer']}" in line or (
+        f"mixer={best['config']['mixer']}, lr={best['config']['lr']:.4g}" in line
+    )
+    assert table.count(" env steps, score ") >= 2
+    for result, trial in zip(results, trial_folders(folder), strict=True):
+        (checkpoint,) = trial.glob("checkpoint_*")
+        apart = result["best"]["training_iteration"] != 4
+        assert (f" evaluate {checkpoint}/best\n" in table) == apart
+        assert f" evaluate {checkpoint}\n" in table
+        assert check_checkpoint(checkpoint / "best") is None
+
+
+def test_what_is_printed_while_it_trains(monkeypatch):
+    """The table again when a trial has a new result or status, and not within a few seconds."""
+    clock = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    reporter, shown = Reporter(), []
+    trial = SimpleNamespace(trial_id="a", status="RUNNING", last_result={"training_iteration": 1})
+    for second, (status, iteration) in enumerate([("RUNNING", 1), ("RUNNING", 1), ("RUNNING", 2), ("RUNNING", 2), ("PAUSED", 2)]):
+        clock = 100.0 + 10 * second
+        trial.status, trial.last_result["training_iteration"] = status, iteration
+        shown.append(reporter.should_report([trial]))
+    assert shown == [True, False, True, False, True]
+    trial.last_result["training_iteration"], clock = 3, clock + 1
+    assert not reporter.should_report([trial])
+    assert reporter.should_report([trial], done=True)
 
 
 def test_tensorboard_has_the_curves(trained):
@@ -94,11 +128,16 @@ def test_evaluate_a_checkpoint_and_save_gifs(trained, tmp_path):
     trial = trial_folders(trained[0])[0]
     (checkpoint,) = trial.glob("checkpoint_*")
     name = checkpoint.name  # a relative path
-    both = json.loads(rllib("evaluate", name, "--algo", "DDN", "--episodes", 4, "--out", tmp_path / "out.json", cwd=trial))
-    assert set(both) == {"leader", "follower", "knowledge_transfer"}
-    assert json.loads((tmp_path / "out.json").read_text()).keys() == both.keys()
-    one = json.loads(rllib("evaluate", checkpoint, "--episodes", 4, "--network", "leader", "--save-gif", tmp_path / "gifs"))
-    assert one == {"leader": both["leader"]}  # the same games, drawn
+    told = rllib("evaluate", name, "--algo", "DDN", "--episodes", 4, "--out", tmp_path / "out.json", cwd=trial)
+    both = json.loads((tmp_path / "out.json").read_text())
+    assert both["checkpoint"] == str(checkpoint)
+    assert f"leader: 4 greedy episodes, return {both['leader']['episode_return_mean']:.4g} [" in told
+    one = json.loads(
+        rllib("evaluate", trial, "--latest", "--episodes", 4, "--network", "leader", "--save-gif", tmp_path / "gifs", "--json")
+    )
+    assert one["leader"] == both["leader"]  # the same games, drawn
+    assert (one["seeds"], one["checkpoint"]) == (both["seeds"], both["checkpoint"])
+    assert one["files"] == [str(tmp_path / "gifs" / f"leader_0{k}.gif") for k in range(4)]
     gifs = sorted((tmp_path / "gifs").iterdir())
     assert [gif.name for gif in gifs] == [f"leader_0{k}.gif" for k in range(4)]
     lengths = [Image.open(gif).n_frames - 1 for gif in gifs]
@@ -130,8 +169,8 @@ def test_a_game_in_the_current_directory(text, env, env_config, length, tmp_path
     command = [sys.executable, "-P", "-c", "from rllib_ddn.cli import main; main()"]
     out = rllib("train", "--algo", "DDN", *game, *stop, "--config", json.dumps(config), cwd=tmp_path, command=command)
     assert "/tmp/ray/session" not in out
-    (line,) = [line for line in out.splitlines() if "rllib evaluate " in line]
-    evaluate = [*line.split()[1:], "--episodes", 2]
+    *_, line = [line for line in out.splitlines() if " evaluate " in line]
+    evaluate = [*line.split()[1:], "--episodes", 2, "--json"]
     played = json.loads(rllib(*evaluate, cwd=tmp_path, command=command))
     assert played["leader"]["episode_len_mean"] == length
     told = rllib(*evaluate, cwd=tmp_path / "results", command=command, code=2)
@@ -216,9 +255,11 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
     assert (tmp_path / "niceness").read_text() == str(os.nice(0))  # in Ray's worker, whose own default is 15
     again = rllib("train", "file", tmp_path / "cartpole.py", "--storage-path", tmp_path, "--ray-num-cpus", 3, "--resume")
     assert "terminated" in again
+    assert "best and latest: iteration 1, " in out
     (checkpoint,) = tmp_path.glob("cartpole/*/checkpoint_*")
-    played = json.loads(rllib("evaluate", checkpoint, "--algo", "PPO", "--episodes", 2))
-    assert played["episode_return_mean"] > 5
+    assert find(tmp_path / "cartpole", None) == checkpoint
+    played = json.loads(rllib("evaluate", checkpoint, "--algo", "PPO", "--episodes", 2, "--json"))
+    assert played["policy"]["episode_return_mean"] > 5
 
 
 @pytest.mark.parametrize(

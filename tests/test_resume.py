@@ -29,6 +29,7 @@ from rllib_ddn.cli.options import TrainOptions
 from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, StopKeys, progress
 from rllib_ddn.cli.resume import Folder, Saved, check_checkpoint, name_of, prepare
 from rllib_ddn.cli.training import run
+from rllib_ddn.rllib.score import add_score
 from support.configs import plain_config
 
 
@@ -96,7 +97,7 @@ def test_interrupted_twice_then_finished_without_a_gap(tmp_path):
     for results, table in rows(storage).values():
         assert results == table == [(k, 24 * k) for k in range(1, last + 1)]
     for line in finished.splitlines():
-        if "rllib evaluate " in line:
+        if " evaluate " in line:
             check_checkpoint(Path(line.split()[-1]))
 
 
@@ -348,17 +349,24 @@ def test_checkpoints_are_made_by_the_clock_where_nothing_else_is_said(monkeypatc
         "unsaid": {"run": "DDN", "config": {}},
         "every_five": {"run": "DDN", "config": {}, "checkpoint_config": {"checkpoint_frequency": 5, "checkpoint_at_end": False}},
         "none": {"run": "DDN", "config": {}, "checkpoint_freq": 0, "keep_checkpoints_num": 7},
+        "others": {"run": "PPO", "config": {}},
     }
     complete(experiments, TrainOptions())
     by_the_clock = checkpoint_by_default(experiments)
-    assert by_the_clock == {"unsaid"}
+    assert by_the_clock == {"unsaid", "others"}
+    assert experiments["others"]["checkpoint_config"] == {
+        "checkpoint_at_end": True,
+        "num_to_keep": 1,
+        "checkpoint_score_attribute": "score",
+    }
+    assert experiments["others"]["config"] == {"callbacks_on_train_result": [add_score]}
     assert experiments["unsaid"]["checkpoint_config"] == {"checkpoint_at_end": True, "num_to_keep": 2}
     assert experiments["every_five"]["checkpoint_config"] == {"checkpoint_frequency": 5, "checkpoint_at_end": False}
     assert experiments["none"]["checkpoint_config"] == {"checkpoint_frequency": 0, "checkpoint_at_end": True, "num_to_keep": 7}
 
     clock = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
-    callback = CheckpointInTime(by_the_clock)
+    callback = CheckpointInTime(by_the_clock, at_best={"others"})
     trials = [SimpleNamespace(trial_id=name, storage=SimpleNamespace(experiment_dir_name=name)) for name in experiments]
     saved = []
     for trial in trials:
@@ -366,12 +374,15 @@ def test_checkpoints_are_made_by_the_clock_where_nothing_else_is_said(monkeypatc
     for iteration in range(1, 10):
         clock += 50.0
         for trial in trials:
-            result = {"training_iteration": iteration}
+            result = {"training_iteration": iteration, "best": {"training_iteration": min(iteration, 2)}}
             callback.on_trial_result(0, trials, trial, result)
             if result.get("should_checkpoint"):
                 saved.append((trial.trial_id, iteration))
                 callback.on_trial_save(0, trials, trial)
-    assert saved == [("unsaid", 3), ("unsaid", 6), ("unsaid", 9)]  # the first results 120 s after the last
+    # The first results 120 s after the last checkpoints; the best of iterations 1 and 2 is in DDN's checkpoints anyway.
+    assert [iteration for name, iteration in saved if name == "unsaid"] == [3, 6, 9]
+    assert [iteration for name, iteration in saved if name == "others"] == [1, 2, 5, 8]
+    assert {name for name, _ in saved} == {"unsaid", "others"}
 
 
 def test_a_disk_that_fills_up_interrupts_while_all_can_be_saved(tmp_path, monkeypatch, capfd):

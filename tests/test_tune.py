@@ -6,11 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ray import tune
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.schedulers import PopulationBasedTraining
 
 from support.configs import plain_config, small_config
 from support.programs import run_program
+
+AT_END = tune.CheckpointConfig(checkpoint_at_end=True)
+
+
+def iteration_of(checkpoint):
+    algo = Algorithm.from_checkpoint(checkpoint)
+    algo.stop()
+    return algo.iteration
 
 
 class TellTheStartingRate(RLlibCallback):
@@ -24,10 +33,14 @@ def test_tune_run_with_a_grid_and_a_sampler(tmp_path):
     config = plain_config(
         mixer=tune.grid_search(["vdn", "qmix"]), lr=tune.loguniform(1e-4, 1e-3), exploration_config={"epsilon_timesteps": 100}
     )
-    analysis = tune.run("DDN", config=config, stop={"training_iteration": 3}, storage_path=str(tmp_path), verbose=0)
+    options = {"storage_path": str(tmp_path), "checkpoint_config": AT_END, "verbose": 0}
+    analysis = tune.run("DDN", config=config, stop={"training_iteration": 3}, **options)
     assert sorted(trial.config["mixer"] for trial in analysis.trials) == ["qmix", "vdn"]
     assert all(trial.status == "TERMINATED" for trial in analysis.trials)
     assert all(1e-4 <= trial.config["lr"] <= 1e-3 for trial in analysis.trials)
+    best = analysis.get_best_trial("best/score", "max")
+    assert best.last_result["best"]["score"] == max(trial.last_result["best"]["score"] for trial in analysis.trials)
+    assert iteration_of(f"{best.checkpoint.path}/best") == best.last_result["best"]["training_iteration"]
     # progress.csv and result.json have the curves; TensorBoard's file is read with the rllib command's tests.
     for trial in analysis.trials:
         header, *rows = (Path(trial.path) / "progress.csv").read_text().splitlines()
@@ -39,15 +52,17 @@ def test_tune_run_with_a_grid_and_a_sampler(tmp_path):
 
 
 def test_tuner_with_a_config_object(tmp_path):
-    config = small_config(mask_probability=tune.uniform(0.1, 0.2))
+    config = small_config(mask_probability=tune.uniform(0.1, 0.2)).evaluation(evaluation_interval=1, evaluation_duration=1)
+    options = {"storage_path": str(tmp_path), "checkpoint_config": AT_END, "verbose": 0}
     tuner = tune.Tuner(
         "DDN",
         param_space=config,
-        run_config=tune.RunConfig(stop={"training_iteration": 2}, storage_path=str(tmp_path), verbose=0),
+        run_config=tune.RunConfig(stop={"training_iteration": 2}, **options),
     )
     results = tuner.fit()
     assert not results.errors
-    (result,) = results
+    result = results.get_best_result("best/score", "max")
+    assert iteration_of(f"{result.checkpoint.path}/best") == result.metrics["best"]["training_iteration"]
     assert 0.1 <= result.config["mask_probability"] <= 0.2
 
 

@@ -91,9 +91,10 @@ def test_from_an_example_to_a_figure(run, tmp_path):
     told = run("rllib", "example", "run", "predator_prey_small_ddn", *options)
     assert "terminated, results in" in told
     assert str(Path(where[0]).parents[1]) not in told
-    (line,) = [line for line in told.splitlines() if "rllib evaluate " in line]
+    *_, line = [line for line in told.splitlines() if "rllib evaluate " in line]
     assert line.replace("evaluate", "export") + " --out policy" in told
-    played = json.loads(run("rllib", *line.split()[1:], "--episodes", 1, "--network", "follower", "--save-mp4", tmp_path / "films"))
+    options = ["--json", "--episodes", 1, "--network", "follower", "--save-mp4", tmp_path / "films"]
+    played = json.loads(run("rllib", *line.split()[1:], *options))
     assert played["follower"]["episode_len_mean"] > 0
     assert (tmp_path / "films" / "follower_00.mp4").stat().st_size > 0
     # Exported there; and played where of this package's dependencies NumPy and onnxruntime are all that there is.

@@ -28,6 +28,7 @@ from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_obj
 from rllib_ddn.envs.named import is_own
 from rllib_ddn.names import did_you_mean, imported, is_custom, nearest
 from rllib_ddn.rllib.keys import same
+from rllib_ddn.rllib.score import add_score
 from rllib_ddn.team import TeamSpec
 
 OURS: dict[str, type[Algorithm]] = {"DDN": rllib_ddn.DDN}
@@ -186,20 +187,33 @@ def _checkpoint_config(spec: dict[str, Any], options: TrainOptions) -> dict[str,
 
 def checkpoint_by_default(experiments: dict[str, dict[str, Any]]) -> set[str]:
     """Lets algorithms checkpoint where neither file nor options say otherwise: at the end, and by the clock,
-    of which the last two are kept.
+    of which the last two are kept. The checkpoints of this package's algorithms hold the best state besides; of RLlib's
+    own, the best checkpoint and the latest are kept.
 
     Returns:
         The experiments to checkpoint by the clock.
     """
     by_the_clock = set()
     for name, spec in experiments.items():
-        if issubclass(get_trainable_cls(spec["run"]), Algorithm):
+        if issubclass(algo := get_trainable_cls(spec["run"]), Algorithm):
             config = spec["checkpoint_config"]
             config.setdefault("checkpoint_at_end", True)
             if "checkpoint_frequency" not in config:
+                if not is_ours(algo) and "num_to_keep" not in config and _add_score(algo, spec["config"]):
+                    config |= {"num_to_keep": 1, "checkpoint_score_attribute": "score", **config}
                 config.setdefault("num_to_keep", 2)
                 by_the_clock.add(name)
     return by_the_clock
+
+
+def _add_score(algo: type[Algorithm], config: dict[str, Any]) -> bool:
+    """Lets one of RLlib's own algorithms score its results; returns whether it can, which takes the new API stack."""
+    key = "enable_env_runner_and_connector_v2"
+    if not config.get(key, getattr(algo.get_default_config(), key)):
+        return False
+    given = config.get("callbacks_on_train_result") or []
+    config["callbacks_on_train_result"] = [*(given if isinstance(given, list) else [given]), add_score]
+    return True
 
 
 def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:

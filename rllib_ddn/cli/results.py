@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import time
 from collections.abc import Collection, Mapping
@@ -20,16 +21,21 @@ from ray.tune.utils import flatten_dict
 
 from rllib_ddn.names import nearest
 from rllib_ddn.rllib.progress import first_iteration
+from rllib_ddn.rllib.score import BEST
 
 
 class CheckpointInTime(Callback):
-    """Checkpoints a trial at the first result that is ``SECONDS`` after its last checkpoint."""
+    """Checkpoints a trial at the first result that is ``SECONDS`` after its last checkpoint, and some at each best score."""
 
     SECONDS = 120.0
 
-    def __init__(self, experiments: Collection[str]) -> None:
-        """Args: experiments: the names of those whose trials are checkpointed so."""
-        self._experiments = experiments
+    def __init__(self, experiments: Collection[str], at_best: Collection[str] = ()) -> None:
+        """
+        Args:
+            experiments: the names of those whose trials are checkpointed so.
+            at_best: of these, those whose checkpoints do not keep the best state by themselves.
+        """
+        self._experiments, self._at_best = experiments, at_best
         self._last: dict[str, float] = {}  # of trial ids, when they started or were saved
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -38,7 +44,10 @@ class CheckpointInTime(Callback):
     on_trial_save = on_trial_start
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
-        if trial.storage.experiment_dir_name in self._experiments and time.monotonic() - self._last[trial.trial_id] >= self.SECONDS:
+        name = trial.storage.experiment_dir_name
+        late = name in self._experiments and time.monotonic() - self._last[trial.trial_id] >= self.SECONDS
+        best = name in self._at_best and result.get(BEST, {}).get("training_iteration") == result["training_iteration"]
+        if late or best:
             result[SHOULD_CHECKPOINT] = True
 
 
@@ -127,7 +136,13 @@ class ContinuedCSVLogger(CSVLoggerCallback):
 
 
 class Reporter(CLIReporter):
-    """Tune's live table, with leader and follower beside RLlib's own columns, and how long it will take."""
+    """Tune's live table, with leader and follower beside RLlib's own columns, and how long it will take.
+
+    It is printed when a trial has a new result or status, every few seconds at most; before the first results it says how
+    far they are.
+    """
+
+    SECONDS = 5.0
 
     def __init__(self) -> None:
         columns = {
@@ -139,8 +154,24 @@ class Reporter(CLIReporter):
             "evaluation/follower/episode_return_mean": "follower",
             "evaluation/knowledge_transfer": "transfer",
             "evaluation/agent/episode_return_mean": "greedy return",
+            "evaluation/leader/win_rate": "leader wins",
+            "evaluation/follower/win_rate": "follower wins",
+            "evaluation/agent/win_rate": "win rate",
+            "best/score": "best score",
         }
-        super().__init__(metric_columns=columns, max_report_frequency=10)
+        super().__init__(metric_columns=columns)
+        self._rows: list[tuple[Any, ...]] = []
+        self._time = -math.inf
+
+    def should_report(self, trials: list[Trial], done: bool = False) -> bool:
+        now = time.monotonic()
+        if not done and now - self._time < self.SECONDS:
+            return False
+        rows = [(t.trial_id, t.status, (t.last_result or {}).get("training_iteration") or self._progress(t)) for t in trials]
+        if rows == self._rows and not done:
+            return False
+        self._rows, self._time = rows, now
+        return True
 
     def report(self, trials: list[Trial], done: bool, *system: str) -> None:
         # Of failed trials the command tells at the end; and no user needs the folder where Tune puts files first.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import math
 import os
 import re
 import signal
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
 from ray.tune.registry import get_trainable_cls
 from ray.tune.schedulers import create_scheduler
+from ray.tune.utils import flatten_dict
 
 from rllib_ddn.cli.experiments import check, check_storage, checkpoint_by_default, complete, is_ours
 from rllib_ddn.cli.interruption import DiskWatch, Interruption
 from rllib_ddn.cli.options import Tracker, TrainOptions, command, fail, one_line_errors
 from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, KeepResults, Reporter, StopKeys
 from rllib_ddn.cli.resume import check_checkpoint, check_unused, name_of, prepare
+from rllib_ddn.rllib.score import BEST, env_steps_of
 
 
 def run(experiments: dict[str, dict[str, Any]], options: TrainOptions, numbered: bool = False) -> None:
@@ -75,11 +79,13 @@ def _run(
             if spec.get("restore"):
                 check_checkpoint(Path(spec["restore"]))
         may_mutate = scheduler_name.startswith("pb")
+        by_the_clock = checkpoint_by_default(experiments)
         if numbered:
             (spec,) = experiments.values()
             check_storage("", spec)
             base = re.sub(r"[^\w.-]+", "-", f"{spec['run']}_{spec['config']['env']}")
             experiments = {name_of(base, spec, options.resume, may_mutate): spec}
+            by_the_clock = set(experiments) if by_the_clock else set()
         for name, spec in experiments.items():
             check_storage(name, spec)
             if not options.resume:
@@ -89,7 +95,7 @@ def _run(
         scheduler = create_scheduler(scheduler_name, **arguments)
         trackers = [_tracker(options.track, next(iter(experiments)))] if options.track else []
         interruption.let_pause(scheduler)
-        by_the_clock = checkpoint_by_default(experiments)
+        others = {name for name in by_the_clock if not is_ours(get_trainable_cls(experiments[name]["run"]))}
         resumed = prepare(experiments, may_mutate) if options.resume else None
         typer.echo(f"Starting Ray for {', '.join(experiments)}; results go to {next(iter(experiments.values()))['storage_path']}.")
         if all(is_ours(get_trainable_cls(spec["run"])) for spec in experiments.values()):
@@ -113,7 +119,7 @@ def _run(
                     *trackers,
                     StopKeys(),
                     KeepResults(),
-                    CheckpointInTime(by_the_clock),  # after the loggers, which would write what it adds
+                    CheckpointInTime(by_the_clock, at_best=others),  # after the loggers, which would write what it adds
                     interruption,
                     DiskWatch(interruption),
                     *([resumed] if resumed else []),
@@ -129,6 +135,8 @@ def _run(
             raise OSError(f"{str(error).strip().splitlines()[-1]}; --resume goes on from the last checkpoint.") from error
     for trial in trials:
         _tell(trial)
+    for line in best_trials(trials):
+        typer.echo(line)
 
 
 def _tracker(name: Tracker, project: str) -> LoggerCallback:
@@ -163,10 +171,60 @@ def _tell(trial: Trial) -> None:
         typer.echo(f"{trial}: {_reason(trial)}; the traceback is in {trial.error_file}", err=True)
     status = "error" if trial.status == Trial.ERROR else "terminated" if _finished(trial) else "interrupted"
     typer.echo(f"{trial}: {status}, results in {trial.path}")
-    if trial.checkpoint:
-        typer.echo(f"  {command()} evaluate {trial.checkpoint.path}")
+    for line in kept(trial):
+        typer.echo(line)
+
+
+def kept(trial: Trial) -> list[str]:
+    """Lines that name a trial's best and latest checkpoint, each with its score and the commands that take it."""
+    latest, best = trial.latest_checkpoint_result, _best(trial)
+    checkpoints: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    if best and best[1]["training_iteration"] != latest.metrics["training_iteration"]:
+        checkpoints = {"best": best, "latest": (latest.checkpoint.path, latest.metrics)}
+    elif latest:
+        checkpoints = {"best and latest" if best else "latest": (latest.checkpoint.path, latest.metrics)}
+    lines = []
+    for name, (path, metrics) in checkpoints.items():
+        about = [f"iteration {metrics['training_iteration']}"] if "training_iteration" in metrics else []
+        about += [f"{steps:,.0f} env steps"] if (steps := env_steps_of(metrics)) else []
+        about += [f"score {metrics['score']:.4g}"] if math.isfinite(metrics.get("score", math.nan)) else []
+        lines += [f"  {name}: {', '.join(about)}", f"    {command()} evaluate {path}"]
         if is_ours(get_trainable_cls(trial.trainable_name)):
-            typer.echo(f"  {command()} export {trial.checkpoint.path} --out policy")
+            lines.append(f"    {command()} export {path} --out policy")
+    return lines
+
+
+def _best(trial: Trial) -> tuple[str, Mapping[str, Any]] | None:
+    """Path and figures of a trial's best checkpoint; None where none is scored."""
+    manager = trial.run_metadata.checkpoint_manager
+    latest, ranked = manager.latest_checkpoint_result, manager.best_checkpoint_result
+    if latest and BEST in latest.metrics and is_ours(get_trainable_cls(trial.trainable_name)):
+        found = (f"{latest.checkpoint.path}/{BEST}", latest.metrics[BEST])
+    elif ranked and manager.checkpoint_config.checkpoint_score_attribute == "score":
+        found = (ranked.checkpoint.path, ranked.metrics)
+    else:
+        return None
+    return found if math.isfinite(found[1].get("score", math.nan)) else None
+
+
+def best_trials(trials: Sequence[Trial]) -> list[str]:
+    """Of each experiment with several trials a line: the best one, and what its config has that others have not."""
+    experiments: dict[str, list[Trial]] = {}
+    for trial in trials:
+        experiments.setdefault(trial.storage.experiment_dir_name, []).append(trial)
+    lines = []
+    for name, its in experiments.items():
+        scored = [(best[1]["score"], trial) for trial in its if (best := _best(trial))]
+        if len(its) < 2 or not scored:
+            continue
+        score, chosen = max(scored, key=lambda each: each[0])
+        configs = [flatten_dict(trial.config, delimiter=".") for trial in its]
+        config = flatten_dict(chosen.config, delimiter=".")
+        differs = [key for key in config if len({repr(other.get(key)) for other in configs}) > 1]
+        settings = [f"{key}={value:.4g}" if isinstance(value := config[key], float) else f"{key}={value}" for key in differs]
+        line = f"{name}: the best of {len(its)} trials is {chosen}, score {score:.4g}"
+        lines.append(f"{line}, with {', '.join(settings)}" if settings else line)
+    return lines
 
 
 def _reason(trial: Trial) -> str:
