@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.policy import Policy
 from torch import nn
 
@@ -241,6 +242,23 @@ def test_wrong_parts_are_refused_when_the_algorithm_is_built(options, message):
     with pytest.raises(ValueError, match=message) as error:
         small_config(DDNConfig, **options).build_algo()
     assert "\n" not in str(error.value)
+
+
+class Unreachable(RLlibCallback):
+    def on_algorithm_init(self, **_):
+        raise RuntimeError("the tracking server does not answer")
+
+
+class FailingLeader(GatedLeader):
+    def __init__(self, sizes, **options):
+        raise RuntimeError("no such layer")
+
+
+def test_only_what_a_custom_component_does_is_blamed_on_it():
+    with pytest.raises(RuntimeError, match=r"^the tracking server does not answer$"):
+        small_config(mixer=Normalized).callbacks(Unreachable).build_algo()
+    with pytest.raises(ValueError, match=r"building the networks with state_fusion=FailingLeader fails: .* no such layer"):
+        small_config(state_fusion=FailingLeader).build_algo()
 
 
 def test_custom_components_by_name(build):

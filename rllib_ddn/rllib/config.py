@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,7 +18,7 @@ from ray.rllib.utils.from_config import NotProvided
 from rllib_ddn.envs import ENVS
 from rllib_ddn.envs.grouping import as_team_env, team_of
 from rllib_ddn.envs.named import creator_of
-from rllib_ddn.names import imported, is_custom
+from rllib_ddn.names import imported
 from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.faults import Failure
@@ -39,6 +38,7 @@ from rllib_ddn.rllib.keys import (
     Accepts,
     Custom,
     between,
+    cause,
     declared,
     documented,
     entry_of,
@@ -378,24 +378,6 @@ class ValueDecompositionConfig(AlgorithmConfig):
         """Builds the parts that have options, to check their values."""
         check_part("mixer", class_of(self.mixer, MIXERS), sizes, self.mixer_config)
 
-    @contextmanager
-    def naming_own_parts(self) -> Iterator[None]:
-        """Names the parts of the user's own that are in use, where something fails for which no key is to blame.
-
-        Raises:
-            ValueError: what failed, in one line.
-        """
-        try:
-            yield
-        except ValueError:
-            raise
-        except Exception as error:
-            own = {name: value for name in declared(type(self)) if _is_own(value := getattr(self, name))}
-            if not own:
-                raise
-            parts = ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in own.items())
-            raise ValueError(f"a trial update with {parts} fails: {_cause(error)}") from error
-
     def _unknown_key(self, name: str, known: list[str]) -> str:
         """The message about a key that this config does not have."""
         mine = type(self).__name__
@@ -475,20 +457,9 @@ def check_part(key: str, owner: Any, sizes: TeamSizes, options: Mapping[str, Any
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"{key}: {owner.__name__}(sizes, **{dict(options)!r}) fails: {_cause(error)}") from error
+        raise ValueError(f"{key}: {owner.__name__}(sizes, **{dict(options)!r}) fails: {cause(error)}") from error
     if "_parameters" not in vars(part):
         raise ValueError(f"{key}: {owner.__name__} lacks super().__init__(sizes) in its __init__().")
-
-
-def _is_own(value: Any) -> bool:
-    """Whether a key's value is a part of the user's own, or a dict with one."""
-    if isinstance(value, dict):
-        return any(isinstance(entry, (tuple, list)) and _is_own(entry[0]) for entry in value.values() if entry)
-    return callable(value) or is_custom(value)
-
-
-def _cause(error: Exception) -> str:
-    return f"{type(error).__name__}: {shown(error, 200)}"
 
 
 # What an option accepts, by the annotation of the constructor's argument.

@@ -268,6 +268,11 @@ def shown(value: Any, most: int = 100) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def cause(error: Exception) -> str:
+    """An error's type and message, in a line."""
+    return f"{type(error).__name__}: {shown(error, 200)}"
+
+
 def same(value: Any, other: Any) -> bool:
     """Whether two values of a config are the same, whatever they are."""
     try:

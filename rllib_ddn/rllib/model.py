@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
 from rllib_ddn.learning.targets import td_targets
 from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
 from rllib_ddn.learning.update import HOST, INTRINSIC, Update
-from rllib_ddn.names import resolved
+from rllib_ddn.names import is_custom, resolved
 from rllib_ddn.networks import (
     LEADERS,
     MIXERS,
@@ -28,6 +29,7 @@ from rllib_ddn.networks import (
     TeamSizes,
     greedy_actions,
 )
+from rllib_ddn.rllib.keys import cause
 from rllib_ddn.team import TeamSpec
 
 AGENT = "agent"  # the network of a host alone
@@ -71,7 +73,8 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
         self.spec = spec = TeamSpec.from_spaces(obs_space, action_space)
         self.local_input = LocalInput(spec.num_agents, spec.num_actions)
         self.sizes = TeamSizes.of(spec, config["agent_hidden_dim"])
-        self.build(config)
+        with blame_custom_components(config, "building the networks"):
+            self.build(config)
         decay = config.get("weight_averaging")  # checkpoints of version 0.2 have no such key
         self.averages = None if decay is None else AveragedNetworks(self.networks, decay)
 
@@ -207,6 +210,39 @@ class DDNTorchModel(ValueDecompositionModel):
         update: Update = loss_inputs.computed
         losses = {**update.losses, **dict(zip([HOST], policy_loss, strict=False))}
         return [losses[learner] if learner in losses else _zero(parameters) for learner, parameters in self.trained().items()]
+
+
+@contextmanager
+def blame_custom_components(config: Mapping[str, Any], what: str) -> Iterator[None]:
+    """Names the custom components in use where something fails for which no key is to blame.
+
+    Args:
+        config: the algorithm's.
+        what: is done here, with networks and losses alone.
+
+    Raises:
+        ValueError: what failed, in one line.
+    """
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        custom = {name: config[name] for name in _COMPONENTS if _is_custom(config.get(name))}
+        if not custom:
+            raise
+        parts = ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in custom.items())
+        raise ValueError(f"{what} with {parts} fails: {cause(error)}") from error
+
+
+_COMPONENTS = ("mixer", "targets", "state_fusion", "q_loss", "distillation_terms", "intrinsic_reward")
+
+
+def _is_custom(value: Any) -> bool:
+    """Whether a key's value is a custom component, or a dict with one."""
+    if isinstance(value, dict):
+        return any(isinstance(entry, (tuple, list)) and _is_custom(entry[0]) for entry in value.values() if entry)
+    return callable(value) or is_custom(value)
 
 
 def class_of(choice: Any, table: Mapping[str, Any]) -> Any:

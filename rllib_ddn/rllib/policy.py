@@ -22,7 +22,7 @@ from rllib_ddn.learning.episodes import empty_episodes
 from rllib_ddn.learning.update import HOST, LEARNERS, Update, check_finite, clip_gradients, compute_update, make_optimizer
 from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.export import export_policy
-from rllib_ddn.rllib.model import ValueDecompositionModel
+from rllib_ddn.rllib.model import ValueDecompositionModel, blame_custom_components
 from rllib_ddn.team import OBS, TeamSpec, encode
 
 RecurrentState = tuple[Tensor, Tensor]  # hidden [B, N, H], last action [B, N]
@@ -250,7 +250,8 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         episodes["action_mask"][:], episodes["length"][:] = True, 1
         model = copy.deepcopy(self.model).to("cpu")  # a copy: running moments change
         batch = make_batch({**episodes, "uniform": torch.zeros(1, 1)}, model.local_input)
-        names = list(self.compute_update(model, batch, LEARNERS).statistics)
+        with blame_custom_components(self.config, "a trial update"):
+            names = list(self.compute_update(model, batch, LEARNERS).statistics)
         return [*names, *(f"grad_norm_{self.model.log_names[learner]}" for learner in self.model.trained())]
 
     def learning_rates(self) -> dict[str, float]:

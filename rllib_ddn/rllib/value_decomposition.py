@@ -119,11 +119,10 @@ class ValueDecomposition(Algorithm):
             config.check_gpus()
             config.check_env()
         self._check_env_runners_resources()
-        with self.config.naming_own_parts():
-            super().setup(config)
-            # Before the first update: with more OpenMP threads than cores, whichever thread they belong to, all of them are slow.
-            torch.set_num_threads(self.get_policy().learner_threads)
-            self._statistics = self.get_policy().statistics_names()
+        super().setup(config)
+        # Before the first update: with more OpenMP threads than cores, whichever thread they belong to, all of them are slow.
+        torch.set_num_threads(self.get_policy().learner_threads)
+        self._statistics = self.get_policy().statistics_names()
         # With a seed, RLlib makes torch deterministic, and torch then fills all memory that it reserves.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.seed = self.config.seed
