@@ -113,6 +113,54 @@ def test_rewards_that_are_no_numbers(reward):
     one_line(error)
 
 
+class Replaced(Team):
+    """Some of what its steps return is replaced; its observations get a state of its own method."""
+
+    state_space = Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, **parts):
+        super().__init__()
+        self.parts = parts
+        spaces_without = {key: space for key, space in self.observation_space[0].items() if key != "state"}
+        self.observation_space = Tuple([Dict(spaces_without)] * 2)
+
+    def state(self):
+        return np.zeros(1, np.float32)
+
+    def observe(self):
+        agents = super().observe()["team"]
+        return {"team": tuple({"obs": agent["obs"], "action_mask": agent["action_mask"]} for agent in agents)}
+
+    def step(self, action_dict):
+        names = ("observation", "reward", "terminateds", "truncateds", "infos")
+        result = dict(zip(names, super().step(action_dict), strict=True))
+        return tuple(self.parts.get(name, value) for name, value in result.items())
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"reward": {"team_0": 5.0}}, r"gave a reward to 'team_0' at step 1; its one team is 'team'"),
+        ({"reward": {"team": 1.0, "__all__": 5.0}}, r"gave a reward to '__all__' at step 1"),
+        ({"observation": {}}, r"returned no observation for its team 'team' \(got \[\]\)"),
+        ({"observation": {**Replaced().reset()[0], "ghost": 1}}, r"gave an observation to 'ghost' at step 1"),
+        ({"terminateds": {"team_0": True}}, r"terminateds have neither \"__all__\" nor its team 'team' \(got \['team_0'\]\)"),
+        ({"truncateds": {}}, r"truncateds have neither"),
+    ],
+)
+def test_what_goes_to_others_than_the_team_is_refused(parts, message):
+    with pytest.raises(TeamEnvError, match=message) as error:
+        played(Replaced(**parts))
+    one_line(error)
+
+
+def test_a_team_without_a_reward_gets_none_and_its_own_end_is_the_end():
+    games = TeamGames([as_team_env(Replaced(reward={}, truncateds={"team": True, "__all__": False}), {})])
+    games.reset(np.array([0]))
+    rewards, terminated, truncated = games.step(np.zeros((1, 2), int), np.array([0]))
+    assert (rewards[0], terminated[0], truncated[0]) == (0, False, True)
+
+
 @pytest.mark.parametrize(
     ("space", "value", "message"),
     [

@@ -179,7 +179,8 @@ class TeamGames(VectorTeamEnv):
         """Steps the given envs.
 
         Raises:
-            TeamEnvError: an observation does not fit its space, or a reward is not a number.
+            TeamEnvError: an observation does not fit its space, a reward is not a number, or they are of another agent
+                than the team.
         """
         rewards = np.zeros(len(envs), np.float32)
         terminated, truncated = np.zeros(len(envs), bool), np.zeros(len(envs), bool)
@@ -193,8 +194,9 @@ class TeamGames(VectorTeamEnv):
                 continue
             self._steps[e] += 1
             self._observe(e, observation)
+            self._refuse_others(reward, "a reward", e)
             rewards[row] = self._number(reward.get(self._team, 0.0), e)
-            terminated[row], truncated[row] = terminateds["__all__"], truncateds["__all__"]
+            terminated[row], truncated[row] = self._flag(terminateds, "terminateds"), self._flag(truncateds, "truncateds")
             self._infos[e] = self._team_info(info)
         return rewards, terminated, truncated
 
@@ -221,9 +223,25 @@ class TeamGames(VectorTeamEnv):
                 f"the env returned no observation for its team {self._team!r} (got {list(observation)}): a team is observed at "
                 "every step, the last one included."
             )
+        self._refuse_others(observation, "an observation", e)
         self.obs[e], self.state[e], self.action_mask[e] = encode(
             observation[self._team], self._observation_space, self.spec, when=f" at step {self._steps[e]}"
         )
+
+    def _refuse_others(self, of_agents: dict[Any, Any], what: str, e: int) -> None:
+        """Refuses what nobody would ever see."""
+        others = [agent for agent in of_agents if agent != self._team]
+        if others:
+            raise TeamEnvError(
+                f"the env gave {what} to {others[0]!r} at step {self._steps[e]}; its one team is {self._team!r}, which gets all "
+                "observations and rewards."
+            )
+
+    def _flag(self, flags: dict[Any, bool], name: str) -> bool:
+        """Whether the episode ends: for the team, which is all that there is, or for ``"__all__"``."""
+        if self._team not in flags and "__all__" not in flags:
+            raise TeamEnvError(f'the env\'s {name} have neither "__all__" nor its team {self._team!r} (got {list(flags)}).')
+        return bool(flags.get("__all__")) or bool(flags.get(self._team))
 
     def _number(self, reward: Any, e: int) -> float:
         array = np.asarray(reward)
@@ -275,6 +293,8 @@ class _WithState(MultiAgentEnv):
         self.env.close()
 
     def _add(self, observation: dict) -> dict:
+        if self._team not in observation:
+            return observation  # which TeamGames refuses
         agents = [
             dict(value) if is_dict else {OBS: value} for value, is_dict in zip(observation[self._team], self._is_dict, strict=True)
         ]
@@ -283,7 +303,7 @@ class _WithState(MultiAgentEnv):
             state = np.concatenate([flatten(space, agent.get(OBS), f'"{OBS}" of agent {i}') for i, (space, agent) in parts])
         else:
             state = self.env.state()
-        return {self._team: tuple({**agent, STATE: state} for agent in agents)}
+        return {**observation, self._team: tuple({**agent, STATE: state} for agent in agents)}
 
 
 class _ConcatenatingGames(VectorTeamEnv):
