@@ -362,9 +362,10 @@ def test_names_and_settings_are_written_as_they_are_or_refused(build, tmp_path):
         with pytest.raises(ValueError, match=r"cannot be exported: policy.json has agents whose"):
             _described(Member(name, Box(0, 1, (2,)), 5, False))
     policy.config = {**policy.config, "env_config": {**SMALL_GAME, "penalty": np.float64(0.5)}}
-    policy.export(tmp_path, format="torch", maker=np.zeros)
+    maps = ["two  spaces", "a\tb", "[\n 1]"]
+    policy.export(tmp_path, format="torch", maker=np.zeros, maps=maps)
     about = json.loads((tmp_path / "policy.json").read_text())
-    assert (about["env_config"], about["maker"]) == (SMALL_GAME, "numpy:zeros")
+    assert (about["env_config"], about["maker"], about["maps"]) == (SMALL_GAME, "numpy:zeros", maps)
     with pytest.raises(ValueError, match=r"<object object at .* of the env's config cannot be exported"):
         policy.export(tmp_path / "no", format="torch", maker=object())
     assert not (tmp_path / "no").exists()

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import json
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from numbers import Integral
@@ -117,7 +116,7 @@ def export_policy(
         "env_steps": policy.global_timestep,
         **notes,
     }
-    text = re.sub(r"\[\n[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(about, indent=2, default=_told))
+    text = json.dumps(about, indent=2, default=_told)
     with _quiet():
         program = _traced(step, inputs)
         folder = Path(folder)
