@@ -74,20 +74,76 @@ def test_several_algorithms_and_seeds(tmp_path):
     told = rllib("plot", tmp_path / "ddn", "--out", out, "--table", "--mean-from", 5000, "--mean-to", 25000, "--by", "hours")
     assert "| DDN leader | 1.50 [1.50, 1.50] | 1.50, 1.50 |" in told
     every = pd.read_csv(csv)
-    assert list(every.columns) == ["row", "seed", "network", "env steps", "hours", "metric", "value"]
+    assert list(every.columns) == ["env", "row", "seed", "network", "env steps", "hours", "metric", "value"]
     assert len(every) == 18
     assert every[(every.seed == 2) & (every.row == "QMIX")]["hours"].tolist() == [1, 2, 3]
     assert Image.open(out).size[0] > 800
 
 
-@pytest.mark.parametrize(("worst", "cut"), [(-40.0, True), (-1.0, False)])
-def test_an_axis_that_cuts_a_curve_off_says_so(tmp_path, monkeypatch, worst, cut):
-    """As where a penalty makes the beginning many times worse than the end is good."""
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn, which are not written."""
     seen = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, out, **options: seen.append(figure))
+    return seen
+
+
+def test_each_env_has_a_panel_and_a_scale_of_its_own(tmp_path, drawn):
+    for k, env in enumerate(["predator_prey", "smax"]):
+        for run in ("DDN", "QMIX"):
+            write_trial(tmp_path / env, run, 1, np.array([1.0, 2.0, 3.0]) + 100 * k, env=env, env_config={"map_name": f"m{k}"})
+    told = rllib("plot", tmp_path, "--out", tmp_path / "a.png", "--table", "--csv", tmp_path / "a.csv")
+    (figure,) = drawn
+    assert [axes.get_title() for axes in figure.axes] == ["Predator-Prey: m0", "SMAX: m1"]
+    assert [len(axes.lines) for axes in figure.axes] == [3, 3]
+    assert figure.axes[0].get_ylim()[1] < 10 < 50 < figure.axes[1].get_ylim()[0]
+    assert [line.get_color() for line in figure.axes[0].lines] == [line.get_color() for line in figure.axes[1].lines]
+    assert told.count("| QMIX | ") == 2
+    assert "SMAX: m1: episode return mean" in told
+    assert set(pd.read_csv(tmp_path / "a.csv")["env"]) == {"Predator-Prey: m0", "SMAX: m1"}
+
+
+def test_floats_in_names_have_three_digits_unless_they_would_look_the_same(tmp_path):
+    for seed, lr in enumerate([0.00048731234, 0.001, [[0, 0.0005], [100, 1.23456]]]):
+        write_trial(tmp_path / "a", "QMIX", seed, lr=lr)
+    told = rllib("plot", tmp_path / "a", "--out", tmp_path / "a.png", "--table")
+    for text in ("4.87e-4", "1e-3", "[[0, 5e-4], [100, 1.23]]"):
+        assert f"| QMIX (lr {text}) | " in told
+    for seed, lr in enumerate([0.00048731234, 0.00048735678]):
+        write_trial(tmp_path / "b", "QMIX", seed, lr=lr)
+    told = rllib("plot", tmp_path / "b", "--out", tmp_path / "a.png", "--table")
+    assert "(lr 0.00048731234)" in told
+    assert "(lr 0.00048735678)" in told
+
+
+@pytest.mark.parametrize(
+    ("status", "stop", "marked"), [("TERMINATED", 60_000, 1), ("TERMINATED", 20_000, 0), ("RUNNING", 60_000, 0)]
+)
+def test_a_trial_that_the_scheduler_ended_has_a_dot(status, stop, marked, tmp_path, drawn):
+    """As ASHA ends one: Tune keeps it as terminated, though it has not come to its stop."""
+    ids = []
+    for lr, returns in ((0.1, [1.0] * 6), (0.2, [5.0, 7.0])):
+        folder = write_trial(tmp_path, "QMIX", 1, returns, lr=lr)
+        ids.append(f"{len(ids):05d}")
+        folder.rename(tmp_path / f"QMIX_predator_prey_{ids[-1]}_0")
+    stops = {"stopping_criterion": {"timesteps_total": stop}}
+    kept = [
+        [json.dumps({"trial_id": i, "status": state, **stops}), ""] for i, state in zip(ids, ["TERMINATED", status], strict=True)
+    ]
+    (tmp_path / "experiment_state-1.json").write_text(json.dumps({"trial_data": kept}))
+    rllib("plot", tmp_path, "--out", tmp_path / "a.png", "--window", 1)
+    dots = [line for line in drawn[0].axes[0].lines if line.get_marker() == "o"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots] == [(20_000, 7.0)] * marked
+    notes = [text.get_text() for text in drawn[0].findobj(Text)]
+    assert any("ended early" in note for note in notes) == bool(marked)
+
+
+@pytest.mark.parametrize(("worst", "cut"), [(-40.0, True), (-1.0, False)])
+def test_an_axis_that_cuts_a_curve_off_says_so(tmp_path, drawn, worst, cut):
+    """As where a penalty makes the beginning many times worse than the end is good."""
     write_trial(tmp_path, "QMIX", 1, [worst, 5.0, 20.0])
     rllib("plot", tmp_path, "--out", tmp_path / "a.png", "--window", 1)
-    (figure,) = seen
+    (figure,) = drawn
     (note,) = [text.get_text() for text in figure.findobj(Text) if "Each point" in text.get_text()]
     assert ("The axis begins above the lowest point, -40." in note) == cut
     assert (figure.axes[0].get_ylim()[0] == -12) == cut

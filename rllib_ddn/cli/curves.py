@@ -105,6 +105,7 @@ class Curve:
     Attributes:
         row, network: whose curve it is.
         panel: the title of the panel of the figure that shows it.
+        early: of each seed, whether it was ended before its stop.
         x: env steps or hours; ``[points]``.
         seeds: smoothed evaluations, NaN before a seed's first and after its last one; ``[seeds, points]``.
     """
@@ -114,6 +115,7 @@ class Curve:
     x: np.ndarray
     seeds: np.ndarray
     panel: str = ""
+    early: Sequence[bool] = ()
 
     @property
     def label(self) -> str:
@@ -130,11 +132,12 @@ def curves(table: pd.DataFrame, window: float, by: str = "env steps", points: in
     found = []
     for (row, network), group in table.groupby(["row", "network"], sort=False):
         x = np.linspace(group[by].min(), group[by].max(), points)
-        seeds = []
+        seeds, early = [], []
         for _, one in group.sort_values("env steps").groupby("seed"):
             smoothed = smooth(one["env steps"].to_numpy(), one["value"].to_numpy(), window)
             seeds.append(np.interp(x, one[by], smoothed, left=np.nan, right=np.nan))
-        found.append(Curve(str(row), str(network), x, np.array(seeds)))
+            early.append("early" in one and bool(one["early"].iloc[0]))
+        found.append(Curve(str(row), str(network), x, np.array(seeds), early=early))
     return found
 
 
@@ -195,15 +198,25 @@ def games(params: Iterable[dict[str, Any]]) -> str:
     return f"{numbers.pop()} games" if len(numbers) == 1 and None not in numbers else ""
 
 
-def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: str, out: Path, by: str = "env steps") -> None:
+def draw(
+    shown: Sequence[Curve],
+    metric: str,
+    games: str,
+    window: float,
+    title: str,
+    out: Path,
+    by: str = "env steps",
+    one_scale: bool = True,
+) -> None:
     """Writes a PNG: of each curve the interquartile mean over seeds with its 95% interval, as far as all seeds go, and
-    each single seed as a light line. A row has a color, a leader dashes, and a panel is a plot of its own; all have one scale.
-    Where a bad start lies far below zero, the axis begins higher, which the note below the figure says.
+    each single seed as a light line. A row has a color, a leader dashes, and a panel is a plot of its own. A dot ends a
+    seed that was ended early. Where a bad start lies far below zero, the axis begins higher, which the note below the figure says.
 
     Args:
         metric: a key of the results.
         games: of one evaluation, see :func:`games`.
         window: env steps that were smoothed over.
+        one_scale: whether all panels have the same scale.
     """
     mpl.use("agg")
     import matplotlib.pyplot as plt
@@ -213,29 +226,34 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
     lines = -(-len(panels) // columns)
     name = METRICS.get(metric, metric.replace("_", " "))
     colors = {row: f"C{k % 10}" for k, row in enumerate(dict.fromkeys(curve.row for curve in shown))}
-    top, bottom = max(np.nanmax(c.seeds) for c in shown), min(np.nanmin(c.seeds) for c in shown)
-    cut = metric != "win_rate" and top > 0 and bottom < -0.6 * top
+    cut_off: list[float] = []  # the lowest points of axes that begin above them
     with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        size = (8, 5.4) if len(panels) == 1 else (9, 0.8 + 4.4 * lines)
+        entries = [[textwrap.wrap(curve.label, LABEL) for curve in shown if curve.panel == panel] for panel in panels]
+        below = 0.19 * max(sum(map(len, labels)) + 0.5 * len(labels) for labels in entries)  # inches of the highest legend
+        size = (8, 5.4) if len(panels) == 1 else (9, 0.8 + (3.4 + max(1.0, below)) * lines)
         crowded = len(panels) == 1 and (len(shown) > 6 or any(len(curve.label) > LABEL for curve in shown))
         if crowded:  # the legend stands beside, and the figure is as high as it has to be
             lengths = [len(textwrap.wrap(curve.label, LABEL)) + 0.5 for curve in shown]
             size = (12, max(4.8, 1 + 0.17 * sum(lengths)))
-        figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
+        figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharey=one_scale)
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         for axes, panel in zip(grid.flat, panels, strict=False):
             its = [curve for curve in shown if curve.panel == panel]
+            scaled = shown if one_scale else its
+            top, bottom = max(np.nanmax(c.seeds) for c in scaled), min(np.nanmin(c.seeds) for c in scaled)
             for curve in its:
                 _draw_curve(axes, curve, colors[curve.row])
             minutes = by == "hours" and max(curve.x[-1] for curve in shown) < 1
             unit = "env steps" if by == "env steps" else f"{'minutes' if minutes else 'hours'} of training"
-            axes.set(xlabel=unit, xlim=(0, None), title=panel)
+            axes.set(xlabel=unit, xlim=(0, None))
+            axes.set_title(textwrap.fill(panel, 50), fontsize="medium")
             axes.set(ylabel=f"{name} ({games})" if games else name)
             axes.tick_params(labelleft=True)
             if metric == "win_rate":
                 axes.set_ylim(-0.02, 1.02)
-            elif cut:
+            elif top > 0 and bottom < -0.6 * top:
+                cut_off.append(bottom)
                 axes.set_ylim(-0.6 * top, 1.05 * top)
             if minutes:
                 axes.xaxis.set_major_formatter(lambda hours, _: f"{60 * hours:.3g}")
@@ -246,14 +264,16 @@ def draw(shown: Sequence[Curve], metric: str, games: str, window: float, title: 
                 figure.legend(fontsize="small", loc="outside right upper")
             else:
                 beside = 2 if columns == 1 and max(len(curve.label) for curve in its) < 30 else 1
-                below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
-                axes.legend(fontsize="small", ncols=beside, frameon=False, **below)
+                place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+                axes.legend(fontsize="small", ncols=beside, frameon=False, **place)
         figure.suptitle(title, fontsize="medium")
         note = f"Each point: the mean of the evaluations in the {window:,.0f} env steps before it."
         if any(len(curve.seeds) > 1 for curve in shown):
             note += f"\nBold: {OVER_SEEDS}; light: single seeds."
-        if cut:
-            note += f"\nThe axis begins above the lowest point, {bottom:,.4g}."
+        if cut_off:
+            note += f"\nThe axis begins above the lowest point, {min(cut_off):,.4g}."
+        if any(any(curve.early) for curve in shown):
+            note += "\nDot: ended early by the trial scheduler."
         figure.supxlabel(note, fontsize=7)
         figure.savefig(out, dpi=150)
         plt.close(figure)
@@ -267,5 +287,8 @@ def _draw_curve(axes: Any, curve: Curve, color: str) -> None:
     if count > 1:
         axes.plot(curve.x, curve.seeds.T, style, color=color, alpha=0.3, linewidth=0.8)
         axes.fill_between(x, *interval(values), color=color, alpha=0.15, linewidth=0)
+    for seed in curve.seeds[np.array(curve.early, bool)] if any(curve.early) else ():
+        last = np.flatnonzero(~np.isnan(seed))[-1]
+        axes.plot(curve.x[last], seed[last], "o", color=color, markersize=4)
     label = textwrap.fill(f"{curve.label} ({count} seed{'s' * (count > 1)})", LABEL)
     axes.plot(x, iqm(values), style, color=color, linewidth=1.8, label=label)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.tune import TuneError
+from ray.tune.experiment import Trial
 from ray.tune.registry import get_trainable_cls
 
 from rllib_ddn.cli.curves import OVER_SEEDS, curves, default_window, draw, evaluations, figure_of, final, games, result_folders
@@ -58,35 +60,40 @@ def plot(
         ValueError: there is nothing to draw.
     """
     trials = find(folders)
-    rows = name_rows(trials)
+    games_of = by_env(trials)
+    named = [(trial, env, row) for env, group in games_of.items() for trial, row in zip(group, name_rows(group), strict=True)]
     frames: list[pd.DataFrame] = []
-    taken: dict[str, set[int]] = {row: set() for row in rows}
-    for row, trial in zip(rows, trials, strict=True):
+    taken: dict[tuple[str, str], set[int]] = {}
+    for trial, env, row in named:
         found = evaluations(trial.folders, metric)
         if found.empty:
             raise ValueError(
                 f"{trial.folders[0]} has no evaluation of {metric or 'the episodes'}: see the columns of its progress.csv."
             )
-        seed = trial.config.get("seed")
-        if seed is None or seed in taken[row]:
-            seed = next(k for k in range(1, 1 + len(trials)) if k not in taken[row])
-        taken[row].add(seed)
-        frames.append(found.assign(row=row, seed=seed))
+        seed, others = trial.config.get("seed"), taken.setdefault((env, row), set())
+        if seed is None or seed in others:
+            seed = next(k for k in range(1, 1 + len(trials)) if k not in others)
+        others.add(seed)
+        frames.append(found.assign(env=env, row=row, seed=seed, early=ended_early(trial.folders[-1])))
     every = pd.concat(frames, ignore_index=True)
-    every = every[["row", "seed", "network", "env steps", "hours", "metric", "value"]]
+    every = every[["env", "row", "seed", "network", "env steps", "hours", "metric", "value", "early"]]
     metrics = every["metric"].unique()
     if len(metrics) > 1:
         raise ValueError(f"the trials have different results, {' and '.join(metrics)}: choose one by --metric.")
-    steps = every["env steps"].max()
-    window = window or default_window(steps)
-    title = title if title is not None else name_env(trials)
-    draw(curves(every, window, by), metrics[0], games(t.config for t in trials), window, title, out, by)
+    window = window or default_window(every.groupby("env")["env steps"].max().min())
+    several = len(games_of) > 1
+    title = title if title is not None else "" if several else next(iter(games_of))
+    shown = []
+    for env, group in every.groupby("env", sort=False):
+        shown += [replace(curve, panel=str(env) if several else "") for curve in curves(group, window, by)]
+    draw(shown, metrics[0], games(t.config for t in trials), window, title, out, by, one_scale=False)
     if csv:
-        every.to_csv(csv, index=False, float_format="%.6g")
+        every.drop(columns="early").to_csv(csv, index=False, float_format="%.6g")
     told = [f"{out}: {metrics[0].replace('_', ' ')}, {len(trials)} trial{'s' * (len(trials) > 1)}."]
-    if table:
-        first, last = round(0.9 * steps) if first is None else first, steps if last is None else last
-        told.append(markdown(every, metrics[0], first, last))
+    for env, group in every.groupby("env", sort=False) if table else ():
+        steps = group["env steps"].max()
+        start, end = round(0.9 * steps) if first is None else first, steps if last is None else last
+        told.append(f"{env}: " * several + markdown(group, metrics[0], start, end))
     return "\n\n".join(told)
 
 
@@ -151,7 +158,11 @@ def name_rows(trials: Sequence[Trained]) -> list[str]:
             continue
         peers = [t.config for t in trials if t.run == trial.run and not t.given]
         keys = dict.fromkeys([*env, *_different(peers, lambda key: key != "seed" and not key.startswith("env_config."))])
-        told = ", ".join(f"{key.rpartition('.')[2]} {trial.config[key]}" for key in keys if key in trial.config)
+        told = ", ".join(
+            f"{key.rpartition('.')[2]} {_in_label(trial.config[key], [t.config.get(key) for t in trials])}"
+            for key in keys
+            if key in trial.config
+        )
         names.append(NAMES.get(trial.run, trial.run) + (f" ({told})" if told else ""))
     return names
 
@@ -162,11 +173,49 @@ def _different(configs: Sequence[dict[str, Any]], wanted: Any) -> list[str]:
     return [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
 
 
+def _in_label(value: Any, among: Sequence[Any]) -> str:
+    """A value with three significant digits (1e-3, 4.87e-4), or in full where another of ``among`` would look the same."""
+    same = {json.dumps(other) for other in among if _rounded(other) == _rounded(value)}
+    return str(value) if len(same) > 1 else _rounded(value)
+
+
+def _rounded(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_rounded, value))}]"
+    if not isinstance(value, float) or not math.isfinite(value):
+        return str(value)
+    if value == 0 or 0.01 <= abs(value) < 10_000:
+        return min(str(value), f"{value:.3g}", key=len) if len(str(value)) > 4 else str(value)
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def ended_early(folder: Path) -> bool:
+    """Whether Tune's trial scheduler ended a trial, as ASHA does: Tune keeps it as terminated, its last result fulfils no
+    stopping criterion, and another trial of its experiment is more than an iteration further."""
+    states = sorted(folder.parent.glob("experiment_state-*.json"))
+    kept = [json.loads(text) for text, _ in json.loads(states[-1].read_text())["trial_data"]] if states else []
+    stops = [t["stopping_criterion"] for t in kept if f"_{t['trial_id']}_" in folder.name and t["status"] == Trial.TERMINATED]
+    if not (stops and stops[0]):
+        return False
+    last = pd.read_csv(folder / "progress.csv").iloc[-1]
+    others = [pd.read_csv(f / "progress.csv", usecols=["training_iteration"]) for f in result_folders(folder.parent)]
+    furthest = max(other["training_iteration"].max() for other in others)
+    met = any(last.get(key, math.nan) >= value for key, value in stops[0].items())
+    return not met and last["training_iteration"] + 1 < furthest
+
+
+def by_env(trials: Sequence[Trained]) -> dict[str, list[Trained]]:
+    """The trials of each env or map, by its name; other keys of an ``env_config`` are told in the names of rows."""
+    groups: dict[Any, list[Trained]] = {}
+    for trial in trials:
+        key = tuple(trial.config.get(name) for name in ("env", "env_config.env", "env_config.map_name"))
+        groups.setdefault(key, []).append(trial)
+    return {name_env(group): group for group in groups.values()}
+
+
 def name_env(trials: Sequence[Trained]) -> str:
-    """The trials' env and what is common of its config; "" of several envs."""
-    envs = {t.config.get("env") for t in trials}
-    if len(envs) > 1:
-        return ""
+    """The env of trials that have the same, and what is common of its config."""
     first = trials[0].config
     name = str(first.get("env_config.env", first.get("env")))
     settings = [key for key in first if key.startswith("env_config.") and key != "env_config.env"]
