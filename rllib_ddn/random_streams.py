@@ -15,6 +15,7 @@ PURPOSES = (
     "intrinsic_reward_mask",  # on the env runner; its seed is the episode's id
     "evaluation",  # during training; iteration, episode
     "checkpoint_evaluation",  # of rllib evaluate; episode
+    "video",  # iteration
 )
 
 

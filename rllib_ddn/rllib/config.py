@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from typing import Any, ClassVar, Self
 
 import torch
@@ -50,6 +51,7 @@ from rllib_ddn.rllib.keys import (
 )
 from rllib_ddn.rllib.model import AGENT, class_of
 from rllib_ddn.rllib.rllib_keys import ACCEPTED, EPSILON_GREEDY, FORMER, HINTS, MODEL, check_rllibs_keys
+from rllib_ddn.rllib.videos import RENDERED, check_rendering, random_state_kept
 from rllib_ddn.team import TeamEnvError, TeamSpec
 
 RENAMED = {"lpn_lr": "follower_lr", "idm_lr": "intrinsic_lr"}
@@ -171,6 +173,12 @@ class ValueDecompositionConfig(AlgorithmConfig):
     )
     evaluation_interval: int | None = key(1, COUNT_OR_0.or_none(), "iterations between evaluations; 0 or None: none.")
     evaluation_duration: int = key(32, COUNT, "greedy episodes of each network in an evaluation.")
+    video_interval: int | None = key(
+        None,
+        COUNT.or_none(),
+        "iterations between videos: a greedy episode of the deployed network as ``videos/iteration_<n>.gif`` in the trial's "
+        "folder, rendered by another env of the learner's process. They change nothing that is learned. None: no videos.",
+    )
     evaluation_sample_timeout_s: float | None = key(
         600.0, ABOVE_0.or_none(), "as ``sample_timeout_s``, for each of the episodes that an env runner plays one after the other."
     )
@@ -351,16 +359,23 @@ class ValueDecompositionConfig(AlgorithmConfig):
         """
         if spec is None:
             spec = self._team_of_env()
+            if self.video_interval is not None:
+                self._check_rendering()
         with torch.random.fork_rng():
             self.check_parts(TeamSizes.of(spec, self.agent_hidden_dim))
         return spec
 
-    def _team_of_env(self) -> TeamSpec:
+    def make_env(self, **more: Any) -> Any:
+        """The env in this process, its ``env_config`` with ``more``.
+
+        Raises:
+            TeamEnvError: it cannot be made, or breaks the convention.
+        """
         if self.env is None:
             raise TeamEnvError(f'no env is set: {type(self).__name__}().environment("predator_prey"), say.')
-        context = EnvContext(self.env_config, worker_index=0)
+        context = EnvContext({**self.env_config, **more}, worker_index=0)
         try:
-            env = as_team_env(creator_of(self.env, self)(context), context)
+            return as_team_env(creator_of(self.env, self)(context), context)
         except EnvError as error:
             there = f"{', '.join(ENVS)}, those that you register with ray.tune.register_env(), and module:name"
             near = nearest_hint(self.env, ENVS)
@@ -369,10 +384,20 @@ class ValueDecompositionConfig(AlgorithmConfig):
             raise
         except Exception as error:
             raise TeamEnvError(f"env {shown(self.env)} cannot be made: it {Failure.of(error).why}.") from error
+
+    def _team_of_env(self) -> TeamSpec:
+        env = self.make_env()
         _, observation_space, action_space = team_of(env)
         if hasattr(env, "close"):
             env.close()
         return TeamSpec.from_spaces(observation_space, action_space)
+
+    def _check_rendering(self) -> None:
+        try:
+            with random_state_kept(), closing(self.make_env(**RENDERED)) as env:
+                check_rendering(env)
+        except Exception as error:
+            raise ValueError(f"video_interval needs an env that can be rendered: {shown(error, 200)}") from error
 
     def check_parts(self, sizes: TeamSizes) -> None:
         """Builds the parts that have options, to check their values."""

@@ -18,6 +18,7 @@ from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.env_runner import WON
 from rllib_ddn.rllib.faults import Runners
 from rllib_ddn.rllib.model import FOLLOWER, LEADER
+from rllib_ddn.rllib.videos import write_gif
 from rllib_ddn.team import TeamEnvError
 
 
@@ -195,7 +196,7 @@ def evaluate_checkpoint(
                     raise ValueError("the env's render() gave no images: --save-gif and --save-mp4 need render_mode 'rgb_array'.")
                 if save_gif is not None:
                     files.append(save_gif / f"{name}_{k:02d}.gif")
-                    _write_gif(files[-1], frames)
+                    write_gif(files[-1], frames)
                 if save_mp4 is not None:
                     files.append(save_mp4 / f"{name}_{k:02d}.mp4")
                     _write_mp4(files[-1], frames)
@@ -216,15 +217,6 @@ def _play_drawn(runner: Any, network: str, seed: np.random.SeedSequence, frames:
             frames.append(np.asarray(frame))
 
     return runner.play([seed], network, explore=False, on_step=draw)[1]
-
-
-def _write_gif(path: Path, frames: list[np.ndarray], frames_per_second: int = 8) -> None:
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    first, *rest = [Image.fromarray(frame) for frame in frames]
-    durations = [1000 // frames_per_second] * len(rest) + [1500]  # time to see how it ended, before it begins again
-    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def _write_mp4(path: Path, frames: list[np.ndarray], frames_per_second: int = 8) -> None:

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ from rllib_ddn.rllib.faults import EnvRunnersError, Failure, Runners, outlive_si
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 from rllib_ddn.rllib.progress import forget_progress, tell_progress
 from rllib_ddn.rllib.score import BEST, Score
+from rllib_ddn.rllib.videos import RENDERED, frames_of, random_state_kept, write_gif
 from rllib_ddn.team import TeamEnvError
 
 NUM_EPISODES_SAMPLED = "num_episodes_sampled"
@@ -295,6 +297,8 @@ class ValueDecomposition(Algorithm):
             raise type(error)(f"{when}{error} All that was trained before is saved in {directory}.") from error
         finally:
             forget_progress(self)
+        if (interval := self.config.video_interval) and (self.iteration + 1) % interval == 0:
+            self._record_video()
         policy, replay = self.get_policy(), self.local_replay_buffer
         results["info"] |= {
             "num_env_runners_hung": self.runners.hung + self.eval_runners.hung,
@@ -315,12 +319,28 @@ class ValueDecomposition(Algorithm):
         return results
 
     def _save_before_error(self) -> str:
-        """Saves a checkpoint and returns where it lies: under Tune in the trial's folder, for logdir is temporary there."""
-        directory = os.path.join(self.logdir, "checkpoint_before_error")
-        self.save_checkpoint(directory)
+        """Saves a checkpoint and returns where it lies."""
+        self.save_checkpoint(os.path.join(self.logdir, "checkpoint_before_error"))
+        return self._kept("checkpoint_before_error")
+
+    def _record_video(self) -> None:
+        """Writes a GIF of one greedy episode; where that fails, training continues without it."""
+        seed = seed_sequence("video", self.seed, self.iteration).generate_state(1)[0] >> 1
+        try:
+            with random_state_kept(), closing(self.config.make_env(**RENDERED)) as env:
+                frames = frames_of(self.get_policy(), env, int(seed))
+            write_gif(Path(self.logdir, "videos", f"iteration_{self.iteration + 1:06d}.gif"), frames)
+            self._kept("videos")
+        except Exception as error:
+            warn_once(f"no video is written, training continues: {type(error).__name__}: {error}")
+
+    def _kept(self, name: str) -> str:
+        """Where a folder of :attr:`logdir` lies: under Tune it is copied to the trial's folder, for logdir is temporary there."""
+        directory = os.path.join(self.logdir, name)
         if self._storage is None:
             return directory
-        kept = f"{self._storage.trial_fs_path}/checkpoint_before_error"
+        kept = f"{self._storage.trial_fs_path}/{name}"
+        self._storage.storage_filesystem.create_dir(kept)
         copy_files(directory, kept, destination_filesystem=self._storage.storage_filesystem)
         return kept
 
