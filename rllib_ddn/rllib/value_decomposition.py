@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import inspect
 import json
+import logging
 import math
 import os
 import pickle
@@ -46,6 +47,7 @@ from ray.tune import PlacementGroupFactory
 from rllib_ddn.envs.named import creator_of
 from rllib_ddn.envs.vector import warn_once
 from rllib_ddn.learning.episodes import EpisodeReplay, ReplayMemoryError
+from rllib_ddn.learning.returns import ReturnRange
 from rllib_ddn.learning.update import DivergenceError
 from rllib_ddn.random_streams import seed_of_run, seed_sequence
 from rllib_ddn.rllib.config import ValueDecompositionConfig
@@ -57,6 +59,8 @@ from rllib_ddn.rllib.progress import forget_progress, tell_progress
 from rllib_ddn.rllib.score import BEST, Score
 from rllib_ddn.rllib.videos import RENDERED, frames_of, random_state_kept, write_gif
 from rllib_ddn.team import TeamEnvError
+
+_logger = logging.getLogger(__name__)
 
 NUM_EPISODES_SAMPLED = "num_episodes_sampled"
 NUM_EPISODES_LOST = "num_episodes_lost"  # with env runners that died, hung or raised while they played them
@@ -134,6 +138,7 @@ class ValueDecomposition(Algorithm):
         group = self.eval_env_runner_group if own else self.env_runner_group
         self.eval_runners = Runners(group, self.evaluation_config if own else self.config)
         self.score = Score()
+        self.returns = ReturnRange()
         self._evaluated = b""  # the state at the newest evaluation
         self._best = b""  # the state at the best one
 
@@ -167,6 +172,7 @@ class ValueDecomposition(Algorithm):
         with self._timers[SAMPLE_TIMER]:
             for batch in self._play_round():
                 self.local_replay_buffer.add(batch)
+                self.returns.add(batch, self.config.gamma)
                 self._counters[NUM_EPISODES_BROKEN] += self.config.num_envs_per_env_runner - len(batch["length"])
                 self._counters[NUM_EPISODES_SAMPLED] += len(batch["length"])
                 self._counters[NUM_ENV_STEPS_SAMPLED] += int(batch["length"].sum())
@@ -189,7 +195,21 @@ class ValueDecomposition(Algorithm):
 
         with self._timers[SYNCH_WORKER_WEIGHTS_TIMER]:
             self.env_runner_group.sync_weights(global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]}, inference_only=True)
-        return {DEFAULT_POLICY_ID: {LEARNER_STATS_KEY: _mean_stats(updates, self._statistics)}}
+        statistics = _mean_stats(updates, self._statistics)
+        if self.config.targets is None:  # custom ones may be on another scale
+            self._warn_of_drift(statistics, len(updates))
+        return {DEFAULT_POLICY_ID: {LEARNER_STATS_KEY: statistics}}
+
+    def _warn_of_drift(self, statistics: dict[str, float], updates: int) -> None:
+        mean, bonus = statistics["target_mean"], statistics.get("intrinsic_reward_mean", math.nan)
+        if self.returns.check(mean, bonus, updates, self.config.gamma):
+            _logger.warning(
+                "the mean target is %.4g, far outside of the discounted returns of all episodes so far (%.4g to %.4g): "
+                'the Q values drift. Where all episodes end at one time limit, set env_config={"timeouts": "terminate"}.',
+                mean,
+                self.returns.low,
+                self.returns.high,
+            )
 
     def _play_round(self) -> list[SampleBatch]:
         """Episodes from all healthy env runners.
@@ -384,6 +404,7 @@ class ValueDecomposition(Algorithm):
             "seed": self.seed,
             "episode_history": list(self._episode_history),  # over which RLlib smooths the results of env_runners
             "score": dataclasses.asdict(self.score),
+            "returns": dataclasses.asdict(self.returns),
             BEST: self._best,
         }
 
@@ -408,6 +429,7 @@ class ValueDecomposition(Algorithm):
             self.config = self.config.copy(copy_frozen=False).debugging(seed=self.seed)
             self.config.freeze()
         self._episode_history = state.get("episode_history", [])  # older ones lack it
+        self.returns = ReturnRange(**state.get("returns", {}))  # older ones lack it
         self._best = state.get(BEST, b"")
         self.score = Score(**state["score"]) if self._best else Score()
 
