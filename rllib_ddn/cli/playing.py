@@ -17,6 +17,8 @@ from rllib_ddn.cli.experiments import check_env_name, is_ours
 from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.evaluation import evaluate_checkpoint
 
+SEEDS_SHOWN = 8
+
 
 def play(
     folder: Path,
@@ -101,7 +103,7 @@ def play(
 
 def report(results: dict[str, Any]) -> str:
     """The results in lines for the user."""
-    lines = [f"checkpoint {results['checkpoint']}; in brackets 95% intervals of the mean"]
+    lines = [f"checkpoint {results['checkpoint']}; in brackets 95% intervals"]
     for name, about in results.items():
         if not isinstance(about, dict):
             continue
@@ -120,7 +122,9 @@ def report(results: dict[str, Any]) -> str:
     if "knowledge_transfer" in results:
         transfer, reason = results["knowledge_transfer"], results.get("knowledge_transfer_reason")
         lines.append(f"knowledge transfer: {'not given, for ' + str(reason) if transfer is None else f'{transfer:.4g}'}")
-    lines.append(f"seeds, which no training uses: {', '.join(map(str, results['seeds']))}")
+    seeds = [str(seed) for seed in results["seeds"]]
+    rest = f", ... ({len(seeds)}; --json has all)" if len(seeds) > SEEDS_SHOWN else ""
+    lines.append(f"seeds, which no training uses: {', '.join(seeds[:SEEDS_SHOWN])}{rest}")
     lines += [f"wrote {file}" for file in results["files"]]
     return "\n".join(lines)
 
