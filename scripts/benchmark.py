@@ -116,7 +116,8 @@ class Benchmark:
             }
         )
         # These change the weights that the graphs above hold.
-        seconds |= self.medians({"clipping, optimizers": step, "the whole update": whole})
+        averages = {} if model.averages is None else {"averaged weights": lambda: model.averages.update(model.networks)}
+        seconds |= self.medians({"clipping, optimizers": step, **averages, "the whole update": whole})
         total = seconds["the whole update"]
         rows = [(name, f"{s * 1000:.1f} ms", f"{100 * s / total:.0f} %") for name, s in seconds.items()]
         self.table("parts of a DDN-QMIX update, 1 thread", ("part", "median", "share"), rows)
