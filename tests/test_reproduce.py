@@ -165,7 +165,7 @@ def test_points_of_an_earlier_run_stand_for_trials_that_are_not_there(tmp_path):
         reproducing.read_points(next((tmp_path / "here").rglob("progress.csv")))
 
 
-@pytest.mark.parametrize("name", ["smax", "smax_hard", "sight", "predator_prey"])
+@pytest.mark.parametrize("name", ["small", "smax", "smax_hard", "sight", "predator_prey"])
 def test_the_tables_shown_are_written_from_their_points(name, tmp_path):
     """What `tuned_examples/results` shows is what the command makes of the points beside it."""
     shown = Path(__file__).parents[1] / "tuned_examples" / "results"
@@ -285,8 +285,13 @@ def test_ratios_and_differences_by_hand():
     assert transfer(table, "base").empty
     assert stratified([]) == ""
     assert stratified([np.full(3, 0.5), np.full(2, 0.5)]) == "0.50 [0.50, 0.50]"
-    named = reproducing.Table("", ("Algorithm",), {"base": ("B",), "ddn": ("D",)}, bases={"ddn": "base"}, folder="comparisons")
-    *_, line = reproducing._pairs(named, table, 400)[1].splitlines()
+    labels = {"base": ("B",), "ddn": ("D",), "weak": ("W",)}
+    named = reproducing.Table("", ("Algorithm",), labels, bases={"ddn": "base", "weak": "base"}, folder="comparisons")
+    weak = table[table["row"] == "ddn"].assign(row="weak", value=0.1)  # whose leader is never good
+    _, lines, together = reproducing._pairs(named, pd.concat([table, weak]), 400)
+    *_, line, last = lines.splitlines()
+    assert last.startswith("| W | - | 0 evaluations | - | -0.22 ")
+    assert "leader -0.07 [" in together  # of -0.233, -0.2, 0.067 and 0.3 the two in the middle
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:4] == ["D", "0.850", "50% of 4", "0.50"]
     assert cells[4].split()[0] == "0.18"  # 0.6 - 0.3 and 0.4 - 1 / 3

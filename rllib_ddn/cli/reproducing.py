@@ -263,10 +263,11 @@ def _pairs(table: Table, every: pd.DataFrame, steps: int) -> list[str]:
     lines: list[str] = []
     gains: dict[str, list[Any]] = {"leader": [], "follower": []}
     for row, label in table.labels.items():
-        ratios = transfer(every, row)
-        cells = [*label, f"{ratios.mean():.3f}", f"{(ratios >= 0.97).mean():.0%} of {len(ratios)}", f"{ratios.min():.2f}"]
-        if not len(ratios):
+        if final(every, row, "follower", 0).empty:
             continue
+        ratios = transfer(every, row)
+        steadiness = [f"{ratios.mean():.3f}", f"{(ratios >= 0.97).mean():.0%} of {len(ratios)}", f"{ratios.min():.2f}"]
+        cells = [*label, *(steadiness if len(ratios) else ["-", "0 evaluations", "-"])]
         base = table.bases.get(row, "")
         for network, gained in gains.items() if table.bases else ():
             end = final(every, row, network, 0.9 * steps) - final(every, base, "", 0.9 * steps)
