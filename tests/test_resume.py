@@ -186,7 +186,7 @@ def test_a_later_stop_continues_a_finished_training(tmp_path, begun, reached, no
     assert saved.status == status
 
 
-GOES_ON = "rllib: interrupted; the same command with --resume goes on from there."
+CONTINUES = "rllib: interrupted; the same command with --resume continues from there."
 NOTHING = "rllib: interrupted; nothing new was saved."
 
 
@@ -195,8 +195,8 @@ NOTHING = "rllib: interrupted; nothing new was saved."
     [
         ([], NOTHING),
         ([(Trial.PENDING, False, None)], NOTHING),
-        ([(Trial.PAUSED, False, "checkpoint")], GOES_ON),
-        ([(Trial.TERMINATED, True, "checkpoint"), (Trial.PENDING, False, None)], GOES_ON),
+        ([(Trial.PAUSED, False, "checkpoint")], CONTINUES),
+        ([(Trial.TERMINATED, True, "checkpoint"), (Trial.PENDING, False, None)], CONTINUES),
         ([(Trial.TERMINATED, True, "checkpoint")], None),  # the iteration that it waited for was the last
     ],
 )

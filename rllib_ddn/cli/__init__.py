@@ -375,7 +375,7 @@ def reproduce(
 
     The grid runs on any env, and its table is written beside the paper's figures; or a comparison of this package's own.
 
-    Run again, it continues interrupted trials and starts no finished one anew. Figures are means of the evaluations
+    Run again, it continues interrupted trials and leaves finished ones as they are. Figures are means of the evaluations
     in the last tenth of the steps, then the interquartile mean over seeds with a 95% bootstrap interval
     (of two or three: their mean, the lowest and the highest).
     """

@@ -53,7 +53,7 @@ def run(experiments: dict[str, dict[str, Any]], options: TrainOptions, numbered:
     left = [trial for trial in trials if not _finished(trial)]
     if interruption.why and (left or not trials):
         saved = any(trial.checkpoint for trial in trials)
-        then = f"{again} goes on from there" if saved else "nothing new was saved"
+        then = f"{again} continues from there" if saved else "nothing new was saved"
         fail(f"{interruption.why}; {then}.", interruption.code)
     if failed := [trial for trial in trials if trial.status == Trial.ERROR]:
         saved = any(trial.checkpoint for trial in failed)
@@ -91,7 +91,7 @@ def _run(
             if not options.resume:
                 check_unused(name, spec["storage_path"])
             if not spec.get("stop"):
-                typer.echo(f"rllib: {name} goes on until it is interrupted, for it has no stop, such as timesteps_total.")
+                typer.echo(f"rllib: {name} runs until it is interrupted, for it has no stop, such as timesteps_total.")
         scheduler = create_scheduler(scheduler_name, **arguments)
         trackers = [_tracker(options.track, next(iter(experiments)))] if options.track else []
         interruption.let_pause(scheduler)
@@ -132,7 +132,7 @@ def _run(
             )
         except TuneError as error:
             # Its text is a traceback, whose last line tells.
-            raise OSError(f"{str(error).strip().splitlines()[-1]}; --resume goes on from the last checkpoint.") from error
+            raise OSError(f"{str(error).strip().splitlines()[-1]}; --resume continues from the last checkpoint.") from error
     for trial in trials:
         _tell(trial)
     for line in best_trials(trials):
@@ -237,7 +237,7 @@ def _start_ray(options: TrainOptions, address: str, stop_ray: contextlib.ExitSta
     level = logging.INFO if options.v or options.vv else logging.ERROR
     if options.ray_num_nodes:
         cluster = Cluster()
-        stop_ray.callback(cluster.shutdown)  # else scripts on this machine would go on looking for it
+        stop_ray.callback(cluster.shutdown)  # else scripts on this machine would keep looking for it
         for _ in range(options.ray_num_nodes):
             cluster.add_node(num_cpus=options.ray_num_cpus or 1, num_gpus=options.ray_num_gpus or 0, include_dashboard=False)
         stop_ray.callback(ray.shutdown)

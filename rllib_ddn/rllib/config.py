@@ -92,7 +92,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
     targets: Any = key(
         None,
         Custom("a function, its 'module:name', or None", lambda value: value is None or callable(value)),
-        "a function of your own that makes TD targets, in the place of lambda returns and ``td_lambda`` "
+        "a custom function that makes TD targets, in the place of lambda returns and ``td_lambda`` "
         "(see :mod:`rllib_ddn.learning.targets`).",
     )
     optimizer: Any = key(
