@@ -151,7 +151,7 @@ def test_without_a_name_the_newest_unfinished_training_with_these_settings_is_re
     name = lambda **config: name_of("DDN_x", spec_of(tmp_path, **config), True, False)  # noqa: E731
     assert name() == "DDN_x_3"
     assert name(mixer="vdn") == "DDN_x_4"
-    assert name(mixer="qplex") == "DDN_x_5"  # which is then refused, by the setting that differs
+    assert name(mixer="qplex") == "DDN_x_6"  # from scratch
     for number in (2, 3):
         shutil.rmtree(tmp_path / f"DDN_x_{number}")
     assert name() == "DDN_x_5"  # finished, or continued to a later stop

@@ -53,7 +53,9 @@ class TrainOptions:
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue the experiment of this name, if there is one; without a name the newest unfinished one."
+            "--resume",
+            help="Continue the experiment of this name, or without a name the newest with these settings; where there is none, "
+            "start from scratch.",
         ),
     ] = False
     scheduler: Annotated[str | None, typer.Option(help="Tune's trial scheduler, such as fifo, async_hyperband, pbt.")] = None

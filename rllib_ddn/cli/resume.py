@@ -1,4 +1,4 @@
-"""`rllib train --resume`: where an experiment was left, and its files made ready to go on from there."""
+"""`rllib train --resume`: where an experiment was left, and its files made ready to continue from there."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ from rllib_ddn.names import OWN_FILES
 from rllib_ddn.rllib.keys import same
 from rllib_ddn.rllib.value_decomposition import UNFINISHED
 
+FROM_A_CHECKPOINT = "An earlier checkpoint is continued by --restore, under another name (-n)."
+
 
 class Resumed(Callback):
     """Corrects what Tune does to resumed trials: of several experiments it puts all trials into the first
@@ -42,7 +44,7 @@ class Resumed(Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         if self._homes and self._homes.keys().isdisjoint(trial.trial_id for trial in trials):
-            raise OSError("Ray Tune cannot resume the experiment; -v shows why, and without --resume it starts anew")
+            raise OSError("Ray Tune cannot resume the experiment; -v shows why. " + FROM_A_CHECKPOINT)
         for trial in trials:
             home = self._homes.pop(trial.trial_id, None)
             if home is None:
@@ -73,7 +75,7 @@ def prepare(experiments: dict[str, dict[str, Any]], may_mutate: bool = False) ->
     left_by = Saved.of(first)
     if not left_by.trials:
         if left_by.unread:
-            fail(f"{left_by.unread[0]}. Start from a checkpoint, if there is one, by --restore, and leave --resume out.")
+            fail(f"{left_by.unread[0]}. {FROM_A_CHECKPOINT}")
         old = [folder for folder in folders.values() if folder.files("*/result.json")]
         for folder in old:
             typer.echo(f"rllib: no checkpoint: starting over; the old results are now in {folder.move_aside()}")
@@ -89,7 +91,7 @@ def prepare(experiments: dict[str, dict[str, Any]], may_mutate: bool = False) ->
         if (spec := experiments.get(homes[trial.trial_id])) and (different := _difference(trial, spec, may_mutate)):
             fail(
                 f"{first.path} was begun with {different[0]} = {different[1]!r}, and --resume continues with that, not with "
-                f"{different[2]!r}: name the new experiment differently (-n, or its name in the file), or leave --resume out."
+                f"{different[2]!r}: name the new experiment differently (-n, or its name in the file)."
             )
     left = [trial for trial in left_by.trials if _is_left(trial, experiments.get(homes[trial.trial_id], {}))]
     if not left:
@@ -97,7 +99,7 @@ def prepare(experiments: dict[str, dict[str, Any]], may_mutate: bool = False) ->
     for trial in left:
         home = homes[trial.trial_id]
         if home not in folders:
-            fail(f"{first.path} is of other experiments, {home!r} among them: leave --resume out.")
+            fail(f"{first.path} is of other experiments, {home!r} among them: name the new ones differently.")
         newest = trial.run_metadata.checkpoint_manager.latest_checkpoint_result
         if newest:
             if folders[home].is_local:
@@ -117,21 +119,21 @@ def name_of(base: str, spec: dict[str, Any], resume: bool, may_mutate: bool) -> 
     Args:
         base: what the numbers are appended to.
         spec: the experiment, completed by :func:`rllib_ddn.cli.experiments.complete`.
-        resume: whether to continue one: the newest unfinished one with these settings, else the newest finished one with
-            them, else the newest.
+        resume: whether to continue one: the newest unfinished one with these settings, else the newest finished one.
         may_mutate: see :func:`prepare`.
 
     Returns:
-        Another's name to resume it; else a new one, whose folder has been made on this machine.
+        An earlier one's name to resume it; else a new one, whose folder has been made on this machine.
     """
     parent = Folder(spec["storage_path"], base)
     numbers = parent.numbers()
     if resume:
         found = {f"{base}_{k}": Saved.of(Folder(spec["storage_path"], f"{base}_{k}")).trials for k in sorted(numbers, reverse=True)}
-        found = {name: trials for name, trials in found.items() if trials}
-        fit = {name: trials for name, trials in found.items() if not any(_difference(t, spec, may_mutate) for t in trials)}
+        fit = {
+            name: trials for name, trials in found.items() if trials and not any(_difference(t, spec, may_mutate) for t in trials)
+        }
         left = [name for name, trials in fit.items() if any(trial.status != Trial.TERMINATED for trial in trials)]
-        if names := [*left, *fit, *found]:
+        if names := [*left, *fit]:
             return names[0]
     number = max(numbers, default=0) + 1
     while parent.is_local:
@@ -201,7 +203,7 @@ def _check_newest(checkpoint: Path) -> None:
     try:
         check_checkpoint(checkpoint)
     except ValueError as error:
-        fail(f"{error} To start from an earlier checkpoint, name it by --restore and leave --resume out.")
+        fail(f"{error} {FROM_A_CHECKPOINT}")
 
 
 @dataclass
