@@ -105,14 +105,14 @@ def test_interrupted_twice_then_finished_without_a_gap(tmp_path):
             check_checkpoint(Path(line.split()[-1]))
 
 
-def state_of(tmp_path, name, status="PAUSED", stop=None, reached=10, **config):
+def state_of(tmp_path, name, status="PAUSED", stop=None, reached=10, run="DDN", whole=None, **config):
     """What Tune leaves of an experiment with one trial that has results and a checkpoint of its last one."""
     from ray.train import Checkpoint
     from ray.train._internal.session import _TrainingResult
     from ray.train._internal.storage import StorageContext
 
     storage = StorageContext(str(tmp_path), experiment_dir_name=name, trial_dir_name="trial")
-    trial = Trial("DDN", config=plain_config(**config), stub=True, storage=storage, stopping_criterion=stop or {})
+    trial = Trial(run, config=whole or plain_config(**config), stub=True, storage=storage, stopping_criterion=stop or {})
     trial.placement_group_factory, trial.relative_logdir = PlacementGroupFactory([{"CPU": 1}]), "trial"
     folder = tmp_path / name / "trial"
     (folder / "checkpoint_000000").mkdir(parents=True)
@@ -156,6 +156,29 @@ def test_without_a_name_the_newest_unfinished_training_with_these_settings_is_re
         shutil.rmtree(tmp_path / f"DDN_x_{number}")
     assert name() == "DDN_x_5"  # finished, or continued to a later stop
     assert name_of("QMIX_x", spec_of(tmp_path), True, False) == "QMIX_x_1"
+
+
+def test_a_score_that_the_command_adds_is_no_other_setting(tmp_path):
+    def count(**info):
+        pass
+
+    config = {"env": "CartPole-v1"}
+    for number, (begun, given, same) in enumerate(
+        [
+            ({}, [add_score], True),
+            ([add_score], None, True),
+            (count, [count, add_score], True),
+            ([add_score], [count, add_score], False),
+        ]
+    ):
+        begun, given = ({"callbacks_on_train_result": functions} if functions else {} for functions in (begun, given))
+        state_of(tmp_path, f"ppo_{number}", run="PPO", whole={**config, **begun})
+        spec = {**spec_of(tmp_path), "run": "PPO", "config": {**config, **given}}
+        if same:
+            assert prepare({f"ppo_{number}": spec})
+        else:
+            with pytest.raises(typer.Exit):
+                prepare({f"ppo_{number}": spec})
 
 
 def test_a_name_that_is_in_use_is_refused(tmp_path):

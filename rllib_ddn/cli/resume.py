@@ -29,6 +29,7 @@ from tensorboardX.proto.event_pb2 import Event
 from rllib_ddn.cli.options import fail
 from rllib_ddn.names import OWN_FILES
 from rllib_ddn.rllib.keys import same
+from rllib_ddn.rllib.score import add_score
 from rllib_ddn.rllib.value_decomposition import UNFINISHED
 
 FROM_A_CHECKPOINT = "An earlier checkpoint is continued by --restore, under another name (-n)."
@@ -174,6 +175,11 @@ def _difference(trial: Trial, spec: dict[str, Any], may_mutate: bool) -> tuple[s
     defaults = algo.get_default_config().to_dict() if issubclass(algo, Algorithm) else {}
     begun = {"run": trial.trainable_name} | ({} if may_mutate else _merged(defaults, trial.config))
     given = {"run": spec["run"]} | ({} if may_mutate else _merged(defaults, spec["config"]))
+    key = "callbacks_on_train_result"
+    for config in (begun, given):
+        if key in config:  # without what the command adds to it
+            functions = config[key] if isinstance(config[key], (list, tuple)) else [config[key]]
+            config[key] = [function for function in functions if function not in (None, add_score)]
     for key in {**given, **begun}:
         if key != "log_level" and not _may_be(begun.get(key), given.get(key)):
             return key, begun.get(key), given.get(key)
