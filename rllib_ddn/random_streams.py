@@ -36,3 +36,9 @@ def seed_sequence(purpose: str, seed: int | None, *indices: int) -> np.random.Se
         indices: which stream of this purpose, each from 0 to 2**32 - 1.
     """
     return np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *indices))
+
+
+def episode_stream(seed: np.random.SeedSequence) -> tuple[np.random.Generator, int]:
+    """An episode's generator, and the seed of its env, which is the generator's first number."""
+    generator = np.random.default_rng(seed)
+    return generator, int(generator.integers(2**31))

@@ -49,11 +49,11 @@ def test_all_streams_of_a_run_differ(build, tmp_path, monkeypatch):
         assert all(other in (again, user) for other in others), users
         assert user[0] != "training" or set(others) <= {again}, users  # both networks evaluate on the same episodes
         found[user[0], user[1].removesuffix(".<locals>.<listcomp>").split(".")[-1]] += 1
-    assert found["training", "play"] == 8
+    assert found["training", "episode_stream"] == 8
     assert found["training", "network_of_round"] == 4
     assert found["training", "_batch_of_trajectory"] == 8
     assert found["training", "setup"] == 1  # the learner's
-    assert found["evaluation", "play"] == found["rllib evaluate", "play"] == 4
+    assert found["evaluation", "episode_stream"] == found["rllib evaluate", "episode_stream"] == 4
 
 
 def test_a_run_without_a_seed_is_restored_with_that_of_its_checkpoint(build, tmp_path):

@@ -19,7 +19,7 @@ from ray.rllib.utils.annotations import override
 from rllib_ddn.envs.grouping import TeamGames, as_team_env, team_of
 from rllib_ddn.envs.vector import BROKEN, VectorTeamEnv, warn_of_long_episode
 from rllib_ddn.learning.episodes import Episodes, empty_episodes, resize_steps
-from rllib_ddn.random_streams import seed_of_run, seed_sequence
+from rllib_ddn.random_streams import episode_stream, seed_of_run, seed_sequence
 from rllib_ddn.rllib.faults import outlive_sigterm
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 from rllib_ddn.team import TeamEnvError, check_values
@@ -142,10 +142,9 @@ class TeamEnvRunner(RolloutWorker):
         """
         games, policy, spec = self.games, self.policy, self.games.spec
         count = len(seeds)
-        rngs = [np.random.default_rng(seed) for seed in seeds]
-        env_seeds = np.array([rng.integers(2**31) for rng in rngs])
+        rngs, env_seeds = zip(*map(episode_stream, seeds), strict=True)
         trackers = [self._start_episode(e, int(rng.integers(2**62))) for e, rng in enumerate(rngs)]
-        games.reset(env_seeds)
+        games.reset(np.array(env_seeds))
         room = games.episode_limit or 64
         episodes = empty_episodes(count, room, spec)
         recurrent_state = policy.initial_recurrent_state(count)

@@ -14,7 +14,7 @@ import numpy as np
 from ray.rllib.evaluation.metrics import RolloutMetrics
 from scipy import stats
 
-from rllib_ddn.random_streams import seed_sequence
+from rllib_ddn.random_streams import episode_stream, seed_sequence
 from rllib_ddn.rllib.env_runner import WON
 from rllib_ddn.rllib.faults import Runners
 from rllib_ddn.rllib.model import FOLLOWER, LEADER
@@ -200,7 +200,7 @@ def evaluate_checkpoint(
                 if save_mp4 is not None:
                     files.append(save_mp4 / f"{name}_{k:02d}.mp4")
                     _write_mp4(files[-1], frames)
-        env_seeds = [int(np.random.default_rng(seed).integers(2**31)) for seed in seeds]  # as play() has them
+        env_seeds = [episode_stream(seed)[1] for seed in seeds]
         return {**describe(played), "seeds": env_seeds, "files": [str(path) for path in files]}
     finally:
         algo.stop()

@@ -33,9 +33,7 @@ class Score:
     """
 
     value: float = math.nan
-    best: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("score", "training_iteration", "timesteps_total"), math.nan)
-    )
+    best: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FIGURES, math.nan))
     recent: list[float] = field(default_factory=list)
     metric: str = "episode_return_mean"
 
