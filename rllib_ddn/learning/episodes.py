@@ -80,7 +80,7 @@ def resize_steps(episodes: Episodes, num_steps: int) -> Episodes:
 
 
 class ReplayMemoryError(RuntimeError):
-    """The replay does not fit into memory. The message is one line."""
+    """The memory of the replay cannot be reserved. The message is one line."""
 
 
 def memory(root: Path = Path("/")) -> tuple[float, float]:
@@ -122,8 +122,8 @@ class EpisodeReplay:
     """A ring of whole episodes, sampled uniformly without replacement.
 
     Memory is reserved at the first :meth:`add` and touched only as episodes arrive. Apart from a
-    longer episode than any before, nothing is allocated later. What is reserved is compared with the memory
-    that there is: more than is available is warned of.
+    longer episode than any before, nothing is allocated later. A full replay that takes more memory than is available
+    is warned of, once.
 
     Args:
         capacity: number of episodes kept; the oldest goes first.
@@ -140,6 +140,7 @@ class EpisodeReplay:
         self.capacity = int(capacity)
         self.num_added = 0
         self._data: Episodes = {}
+        self._warned = False  # of too little memory
 
     def __len__(self) -> int:
         """Number of episodes held."""
@@ -159,7 +160,7 @@ class EpisodeReplay:
         """Copies the given episodes in. Padding must be zero (as the env runner leaves it).
 
         Raises:
-            ReplayMemoryError: ``capacity`` such episodes do not fit into memory. The replay stays as it was.
+            ReplayMemoryError: the system refuses the memory for ``capacity`` such episodes. The replay stays as it was.
         """
         if not self._data:
             self._data = self._reserved(episodes)
@@ -198,9 +199,8 @@ class EpisodeReplay:
             f"(or container's) {total / 1e9:.1f} GB {available / 1e9:.1f} GB are available: "
             f"replay_buffer_config['capacity'] may be at most {max(0, int(available // row)):,}"
         )
-        if wanted > total:
-            raise ReplayMemoryError(f"{line}.")
-        if wanted > available:
+        if wanted > available and not self._warned:
+            self._warned = True
             _logger.warning("%s, or the process may be killed when the replay has filled up.", line)
         try:
             return {name: _zeros((self.capacity, *shape), dtype) for name, (shape, dtype) in fields.items()}
