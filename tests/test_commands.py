@@ -17,7 +17,7 @@ from ray import tune
 from typer.testing import CliRunner
 
 import rllib_ddn
-from rllib_ddn.cli import app, checking, examples, main
+from rllib_ddn.cli import app, checking, examples, main, training
 from rllib_ddn.cli.examples import FOLDER
 from rllib_ddn.rllib.evaluation import _write_mp4
 from rllib_ddn.rllib.keys import declared
@@ -125,6 +125,18 @@ def test_an_address_where_no_cluster_answers(tmp_path):
     options = ["--storage-path", tmp_path, "--ray-address", "127.0.0.1:1"]
     told = rllib("train", "--algo", "DDN", "--env", "predator_prey", *options, code=2)
     assert told.startswith("rllib: no Ray cluster answers at 127.0.0.1:1 ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("cpus", "needs"), [(1, "needs 3 CPUs, and all nodes have 2"), (2, None)])
+def test_a_trial_that_the_emulated_nodes_cannot_hold_is_refused(cpus, needs, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(training, "_start_ray", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(training, "run_experiments", lambda *arguments, **options: [])
+    options = ["--ray-num-nodes", 2, "--ray-num-cpus", cpus, "--storage-path", tmp_path, "--config", '{"num_env_runners": 2}']
+    told = rllib("train", "--algo", "DDN", "--env", "predator_prey", *options, code=2 if needs else 0)
+    assert bool(started) == (needs is None)
+    assert (needs or "Starting Ray") in told
 
 
 class Broken:

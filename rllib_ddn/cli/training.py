@@ -22,6 +22,7 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
 from ray.tune.registry import get_trainable_cls
 from ray.tune.schedulers import create_scheduler
+from ray.tune.search.variant_generator import generate_variants
 from ray.tune.utils import flatten_dict
 
 from rllib_ddn.cli.experiments import check, check_storage, checkpoint_by_default, complete, is_ours
@@ -78,6 +79,13 @@ def _run(
             check(name, spec, learns_here=address == "local")
             if spec.get("restore"):
                 check_checkpoint(Path(spec["restore"]))
+        scheduler = create_scheduler(scheduler_name, **arguments)
+        if options.track and importlib.util.find_spec(options.track) is None:
+            raise ValueError(f"--track {options.track} needs its package: pip install {options.track}")
+        if options.ray_num_nodes:
+            _check_nodes(experiments, options.ray_num_nodes * (options.ray_num_cpus or 1))
+        else:
+            _check_address(address)
         may_mutate = scheduler_name.startswith("pb")
         by_the_clock = checkpoint_by_default(experiments)
         if numbered:
@@ -92,7 +100,6 @@ def _run(
                 check_unused(name, spec["storage_path"])
             if not spec.get("stop"):
                 typer.echo(f"rllib: {name} runs until it is interrupted, for it has no stop, such as timesteps_total.")
-        scheduler = create_scheduler(scheduler_name, **arguments)
         trackers = [_tracker(options.track, next(iter(experiments)))] if options.track else []
         interruption.let_pause(scheduler)
         others = {name for name in by_the_clock if not is_ours(get_trainable_cls(experiments[name]["run"]))}
@@ -145,12 +152,7 @@ def _tracker(name: Tracker, project: str) -> LoggerCallback:
     Args:
         name: the tracker.
         project: name of the project or experiment there, unless the environment names another.
-
-    Raises:
-        ValueError: the tracker's package is not installed.
     """
-    if importlib.util.find_spec(name) is None:
-        raise ValueError(f"--track {name} needs its package: pip install {name}")
     if name is Tracker.mlflow:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
@@ -243,7 +245,6 @@ def _start_ray(options: TrainOptions, address: str, stop_ray: contextlib.ExitSta
         stop_ray.callback(ray.shutdown)
         ray.init(address=cluster.address, log_to_driver=options.vv, logging_level=level)
     else:
-        _check_address(address)
         stop_ray.callback(ray.shutdown)
         ray.init(
             address=address,
@@ -253,6 +254,24 @@ def _start_ray(options: TrainOptions, address: str, stop_ray: contextlib.ExitSta
             log_to_driver=options.vv,
             logging_level=level,
         )
+
+
+def _check_nodes(experiments: dict[str, dict[str, Any]], cpus: int) -> None:
+    """Ray itself waits for more nodes, and none joins those that are emulated.
+
+    Raises:
+        ValueError: a trial needs more CPUs than all nodes have.
+    """
+    for name, spec in experiments.items():
+        if not is_ours(algo := get_trainable_cls(spec["run"])):
+            continue
+        for _, variant in generate_variants(spec["config"]):
+            need = algo.default_resource_request(variant).required_resources.get("CPU", 0)
+            if need > cpus:
+                raise ValueError(
+                    f"a trial of {name} needs {need:g} CPUs, and all nodes have {cpus}: raise --ray-num-cpus (of each node) or "
+                    "--ray-num-nodes, or lower num_env_runners."
+                )
 
 
 def _check_address(address: str) -> None:
