@@ -54,6 +54,7 @@ def test_the_command_logs_to_a_tracker(name, tmp_path, monkeypatch):
     assert CliRunner().invoke(app, [*train, "--track", name]).exit_code == 0
     (tracker,) = [logger for logger in given if logger.__class__.__name__.lower().startswith(name)]
     assert (tracker.experiment_name if name == "mlflow" else tracker.project) == ("teams" if name == "mlflow" else "elsewhere")
+    assert name == "mlflow" or tracker.kwargs["resume"] == "allow"  # a resumed trial continues its run
     monkeypatch.setattr(training.importlib.util, "find_spec", lambda module: None)
     told = CliRunner().invoke(app, [*train, "--track", name])
     assert told.exit_code == 2
@@ -70,7 +71,7 @@ def test_weights_and_biases_without_its_server(tmp_path, monkeypatch):
         config=plain_config(mixer="vdn"),
         stop={"training_iteration": 2},
         storage_path=str(tmp_path / "results"),
-        callbacks=[WandbLoggerCallback(project="teams", mode="offline", dir=str(tmp_path))],
+        callbacks=[WandbLoggerCallback(project="teams", resume="allow", mode="offline", dir=str(tmp_path))],
         verbose=0,
     )
     (trial,) = analysis.trials

@@ -159,7 +159,7 @@ def _tracker(name: Tracker, project: str) -> LoggerCallback:
         return MLflowLoggerCallback(experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", project))
     from ray.air.integrations.wandb import WandbLoggerCallback
 
-    return WandbLoggerCallback(project=os.environ.get("WANDB_PROJECT", project))
+    return WandbLoggerCallback(project=os.environ.get("WANDB_PROJECT", project), resume="allow")  # the trial's id is the run's
 
 
 def _finished(trial: Trial) -> bool:
