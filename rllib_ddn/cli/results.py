@@ -207,7 +207,8 @@ def progress(result: Mapping[str, Any], stop: Mapping[str, float]) -> str:
     added = {"timesteps_total": steps, "training_iteration": 1, "time_total_s": duration}
     even = [key for key, amount in added.items() if key in stop and amount]
     if even:
-        seconds = min((stop[key] - result[key]) / added[key] * duration for key in even)
+        # Stopping criteria are checked after each iteration.
+        seconds = min(math.ceil((stop[key] - result[key]) / added[key]) for key in even) * duration
         minutes, seconds = divmod(max(0, round(seconds)), 60)
         told.append(f"about {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
     return ", ".join(told) or f"iteration {result['training_iteration']}"

@@ -173,6 +173,8 @@ def _tell(trial: Trial) -> None:
         typer.echo(f"{trial}: {_reason(trial)}; the traceback is in {trial.error_file}", err=True)
     status = "error" if trial.status == Trial.ERROR else "terminated" if _finished(trial) else "interrupted"
     typer.echo(f"{trial}: {status}, results in {trial.path}")
+    if (trial.last_result or {}).get("info", {}).get("num_updates") == 0:
+        typer.echo("  nothing was learned: learning starts when the replay holds train_batch_size episodes.")
     for line in kept(trial):
         typer.echo(line)
 
