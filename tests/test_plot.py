@@ -136,6 +136,9 @@ def test_a_trial_that_the_scheduler_ended_has_a_dot(status, stop, marked, tmp_pa
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots] == [(20_000, 7.0)] * marked
     notes = [text.get_text() for text in drawn[0].findobj(Text)]
     assert any("ended early" in note for note in notes) == bool(marked)
+    (tmp_path / "experiment_state-2.json").write_text('{"trial_data": [')  # Tune was killed while it wrote
+    rllib("plot", tmp_path, "--out", tmp_path / "a.png", "--window", 1)
+    assert not [line for line in drawn[1].axes[0].lines if line.get_marker() == "o"]
 
 
 @pytest.mark.parametrize(("worst", "cut"), [(-40.0, True), (-1.0, False)])

@@ -64,6 +64,7 @@ def plot(
     named = [(trial, env, row) for env, group in games_of.items() for trial, row in zip(group, name_rows(group), strict=True)]
     frames: list[pd.DataFrame] = []
     taken: dict[tuple[str, str], set[int]] = {}
+    early = ended_early([trial.folders[-1] for trial in trials])
     for trial, env, row in named:
         found = evaluations(trial.folders, metric)
         if found.empty:
@@ -74,7 +75,7 @@ def plot(
         if seed is None or seed in others:
             seed = next(k for k in range(1, 1 + len(trials)) if k not in others)
         others.add(seed)
-        frames.append(found.assign(env=env, row=row, seed=seed, early=ended_early(trial.folders[-1])))
+        frames.append(found.assign(env=env, row=row, seed=seed, early=trial.folders[-1] in early))
     every = pd.concat(frames, ignore_index=True)
     every = every[["env", "row", "seed", "network", "env steps", "hours", "metric", "value", "early"]]
     metrics = every["metric"].unique()
@@ -122,7 +123,7 @@ def find(folders: Sequence[str]) -> list[Trained]:
 
 
 def _continued_at(folder: Path) -> int:
-    """The first iteration of a trial that goes on from a checkpoint; 0 of one that began anew."""
+    """The first iteration of a trial that continues from a checkpoint; 0 of one from scratch."""
     first = int(pd.read_csv(folder / "progress.csv", usecols=["training_iteration"], nrows=1).iloc[0, 0])
     return first if first > 1 else 0
 
@@ -190,19 +191,31 @@ def _rounded(value: Any) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def ended_early(folder: Path) -> bool:
-    """Whether Tune's trial scheduler ended a trial, as ASHA does: Tune keeps it as terminated, its last result fulfils no
-    stopping criterion, and another trial of its experiment is more than an iteration further."""
-    states = sorted(folder.parent.glob("experiment_state-*.json"))
-    kept = [json.loads(text) for text, _ in json.loads(states[-1].read_text())["trial_data"]] if states else []
-    stops = [t["stopping_criterion"] for t in kept if f"_{t['trial_id']}_" in folder.name and t["status"] == Trial.TERMINATED]
-    if not (stops and stops[0]):
-        return False
-    last = pd.read_csv(folder / "progress.csv").iloc[-1]
-    others = [pd.read_csv(f / "progress.csv", usecols=["training_iteration"]) for f in result_folders(folder.parent)]
-    furthest = max(other["training_iteration"].max() for other in others)
-    met = any(last.get(key, math.nan) >= value for key, value in stops[0].items())
-    return not met and last["training_iteration"] + 1 < furthest
+def ended_early(folders: Sequence[Path]) -> set[Path]:
+    """The trials' folders whose trials Tune's scheduler ended, as ASHA does: Tune keeps one as terminated, its last result
+    fulfils no stopping criterion, and another trial of its experiment is more than an iteration further."""
+    early = set()
+    for experiment in {folder.parent for folder in folders}:
+        stops = _stops(experiment)
+        lasts = {f: pd.read_csv(f / "progress.csv").iloc[-1] for f in result_folders(experiment)} if stops else {}
+        furthest = max((last["training_iteration"] for last in lasts.values()), default=0)
+        for folder in lasts.keys() & set(folders):
+            last = lasts[folder]
+            stop = next((stop for trial, stop in stops.items() if f"_{trial}_" in folder.name), {})
+            met = any(last.get(key, math.nan) >= value for key, value in stop.items())
+            if stop and not met and last["training_iteration"] + 1 < furthest:
+                early.add(folder)
+    return early
+
+
+def _stops(experiment: Path) -> dict[str, dict[str, float]]:
+    """The stopping criteria of an experiment's terminated trials, by id; none where Tune's state cannot be read."""
+    states = sorted(experiment.glob("experiment_state-*.json"))
+    try:
+        kept = [json.loads(text) for text, _ in json.loads(states[-1].read_text())["trial_data"]] if states else []
+    except ValueError:  # cut off
+        return {}
+    return {t["trial_id"]: t["stopping_criterion"] for t in kept if t["status"] == Trial.TERMINATED and t["stopping_criterion"]}
 
 
 def by_env(trials: Sequence[Trained]) -> dict[str, list[Trained]]:
