@@ -1,10 +1,12 @@
 """Which checkpoint `rllib evaluate` and `rllib export` take."""
 
 import json
+import math
 import pickle
 
 import pytest
 
+from rllib_ddn.cli import checkpoints
 from rllib_ddn.cli.checkpoints import find
 
 
@@ -49,6 +51,14 @@ def test_of_rllibs_own_algorithms(tmp_path):
     (tmp_path / "ppo" / "result.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert find(tmp_path, None) == tmp_path / "ppo" / "checkpoint_000001"  # the 9 of iteration 4 has no checkpoint
     assert find(tmp_path, "latest") == tmp_path / "ppo" / "checkpoint_000002"
+
+
+def test_checkpoints_that_cannot_have_a_score_are_not_read(tmp_path, monkeypatch):
+    latest = [make(tmp_path / "ddn" / f"checkpoint_00000{number}") for number in range(2)][-1]
+    (tmp_path / "ddn" / "result.json").write_text(json.dumps({"training_iteration": 1, "score": math.nan}) + "\n")
+    monkeypatch.setattr(checkpoints, "iteration_of", lambda path: pytest.fail(f"{path} was read"))
+    assert math.isnan(checkpoints.best_of(tmp_path / "ddn")[0])
+    assert checkpoints.best_of(tmp_path / "ddn")[1] == latest
 
 
 def test_without_evaluations(tmp_path, capsys):

@@ -62,7 +62,7 @@ def best_of(trial: Path) -> tuple[float, Path]:
 
 
 def scores_of(trial: Path) -> dict[int, float]:
-    """Of each iteration in a trial's results that has one, the score."""
+    """The finite scores in a trial's results, by iteration."""
     found = {}
     results = trial / "result.json"
     for line in results.read_text().splitlines() if results.is_file() else ():
@@ -71,7 +71,7 @@ def scores_of(trial: Path) -> dict[int, float]:
         except json.JSONDecodeError:  # a line that is being written
             break
         found[result["training_iteration"]] = result.get("score", math.nan)
-    return found
+    return {iteration: score for iteration, score in found.items() if math.isfinite(score)}
 
 
 def iteration_of(checkpoint: Path) -> int:
