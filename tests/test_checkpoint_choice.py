@@ -3,10 +3,11 @@
 import json
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 
-from rllib_ddn.cli import checkpoints
+from rllib_ddn.cli import checkpoints, training
 from rllib_ddn.cli.checkpoints import find
 
 
@@ -51,6 +52,29 @@ def test_of_rllibs_own_algorithms(tmp_path):
     (tmp_path / "ppo" / "result.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert find(tmp_path, None) == tmp_path / "ppo" / "checkpoint_000001"  # the 9 of iteration 4 has no checkpoint
     assert find(tmp_path, "latest") == tmp_path / "ppo" / "checkpoint_000002"
+
+
+def test_win_rates_and_returns_are_not_compared(experiment):
+    results = {"one": {"episode_return_mean": 14.0}, "two": {"episode_return_mean": 14.0, "win_rate": 0.95}}
+    for trial, figures in results.items():
+        (experiment / trial / "result.json").write_text(json.dumps({"evaluation": {"follower": figures}}) + "\n")
+    with pytest.raises(ValueError, match="name a trial's folder"):
+        find(experiment, None)
+    assert find(experiment / "one", None) == experiment / "one" / "checkpoint_000001" / "best"
+    (experiment / "one" / "result.json").write_text((experiment / "two" / "result.json").read_text())
+    assert find(experiment, None).parent.parent == experiment / "two"
+
+
+@pytest.mark.parametrize("wins", [True, False])
+def test_a_search_whose_scores_differ_in_kind_has_no_best_trial(wins, monkeypatch):
+    storage = SimpleNamespace(experiment_dir_name="search")
+    known = {"evaluation/follower/win_rate": {"max": 0.95, "last": 0.9}}
+    trials = [
+        SimpleNamespace(storage=storage, config={"lr": lr}, metric_analysis=known if wins or lr == 0.1 else {}) for lr in (0.1, 0.2)
+    ]
+    monkeypatch.setattr(training, "_best", lambda trial: ("", {"score": trial.config["lr"]}))
+    (line,) = training.best_trials(trials)
+    assert ("with lr=0.2" in line, "no best trial" in line) == (wins, not wins)
 
 
 def test_checkpoints_that_cannot_have_a_score_are_not_read(tmp_path, monkeypatch):

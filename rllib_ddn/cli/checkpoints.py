@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 from pathlib import Path
 
 import typer
@@ -35,6 +36,8 @@ def find(folder: Path, which: str | None) -> Path:
                 raise ValueError(f"{folder} has no best checkpoint: there was no evaluation before it.")
     elif trials := [trial for trial in (folder, *sorted(folder.glob("*/"))) if checkpoints_of(trial)]:
         found = [(*best_of(trial), trial) for trial in trials]
+        if len(trials) > 1 and len({has_win_rates(trial) for score, _, trial in found if not math.isnan(score)}) > 1:
+            raise ValueError(f"the trials in {folder} are scored by win rates and by returns: name a trial's folder.")
         score, chosen, trial = max(found, key=lambda each: -math.inf if math.isnan(each[0]) else each[0])
         if math.isnan(score) and len(trials) > 1:
             raise ValueError(f"{folder} has {len(trials)} trials, and none has an evaluation: name a trial's folder.")
@@ -59,6 +62,12 @@ def best_of(trial: Path) -> tuple[float, Path]:
     scores = scores_of(trial)  # of RLlib's own algorithms, whose best checkpoints Tune keeps
     scored = [(scores.get(iteration_of(path), math.nan), path) for path in checkpoints] if scores else []
     return max((each for each in scored if not math.isnan(each[0])), default=(math.nan, latest), key=lambda each: each[0])
+
+
+def has_win_rates(trial: Path) -> bool:
+    """Whether a trial's scores are win rates: its results know them."""
+    results = trial / "result.json"
+    return results.is_file() and re.search(r'"win_rate": \d', results.read_text()) is not None
 
 
 def scores_of(trial: Path) -> dict[int, float]:

@@ -221,6 +221,9 @@ def best_trials(trials: Sequence[Trial]) -> list[str]:
         scored = [(best[1]["score"], trial) for trial in its if (best := _best(trial))]
         if len(its) < 2 or not scored:
             continue
+        if len({_has_win_rates(trial) for _, trial in scored}) > 1:
+            lines.append(f"{name}: no best trial, for some are scored by win rates and others by returns")
+            continue
         score, chosen = max(scored, key=lambda each: each[0])
         configs = [flatten_dict(trial.config, delimiter=".") for trial in its]
         config = flatten_dict(chosen.config, delimiter=".")
@@ -229,6 +232,12 @@ def best_trials(trials: Sequence[Trial]) -> list[str]:
         line = f"{name}: the best of {len(its)} trials is {chosen}, score {score:.4g}"
         lines.append(f"{line}, with {', '.join(settings)}" if settings else line)
     return lines
+
+
+def _has_win_rates(trial: Trial) -> bool:
+    """Whether a trial's score is a win rate, not a return."""
+    known = [values for key, values in trial.metric_analysis.items() if key.rpartition("/")[2] == "win_rate"]
+    return any(math.isfinite(value) for values in known for value in values.values())
 
 
 def _reason(trial: Trial) -> str:
