@@ -118,9 +118,9 @@ class ValueDecompositionConfig(AlgorithmConfig):
         DECAY.or_none(),
         "decay in [0, 1) of the exponential average of the acting networks' weights, moved after each update "
         "(see :class:`rllib_ddn.networks.averaging.AveragedNetworks`): evaluation, ``compute_single_action()`` and export use the "
-        "averages; the networks that act in training, learn and make targets do not. None: no averages. In ``evaluation_config``, None "
-        "evaluates the online weights: ``score`` and ``best`` then rate these, and not the averages, which are deployed all the "
-        "same; None for the whole config deploys what is evaluated.",
+        "averages; the networks that act in training, learn and make targets do not. None: no averages. In "
+        "``evaluation_config``, None evaluates the online weights: ``score`` and ``best`` then rate these, and not the averages, "
+        "which are deployed all the same; None for the whole config deploys what is evaluated.",
     )
     updates_per_episode: float = key(1.0, between(0.001, 1000), "updates per sampled episode; 0.25 is one in four.")
     sample_ahead: bool = key(
