@@ -277,6 +277,19 @@ def test_env_runners_that_the_cluster_has_no_room_for(monkeypatch):
     config = small_config().env_runners(num_env_runners=2).evaluation(evaluation_interval=1, evaluation_num_env_runners=1)
     with pytest.raises(ValueError, match="the env runners need 3 CPUs, and the cluster has 2"):
         config.build_algo()
+    config.evaluation(evaluation_interval=None)  # RLlib makes the evaluation's all the same
+    with pytest.raises(ValueError, match="the env runners need 3 CPUs"):
+        config.build_algo()
+
+
+def test_env_runners_that_wait_for_those_of_another_algorithm(monkeypatch, caplog):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 1.0})
+    warn_once.cache_clear()
+    for count in (1, 2):
+        assert "CPU" not in caplog.text
+        DDN._check_env_runners_resources(SimpleNamespace(config=small_config().env_runners(num_env_runners=count)))
+    assert "the env runners need 2 CPUs, and of the cluster's 2 only 1 are not in use" in caplog.text
 
 
 def test_messages_of_a_host_do_not_speak_of_ddn():

@@ -144,12 +144,11 @@ class ValueDecomposition(Algorithm):
 
     def _check_env_runners_resources(self) -> None:
         """Outside Tune, which has reserved a trial's resources, Ray lets env runners wait without a word."""
-        evaluation = self.config.get_evaluation_config_object() if self.config.evaluation_interval else None
-        groups = [group for group in (self.config, evaluation) if group and group.num_env_runners]
+        groups = [group for group in (self.config, self.config.get_evaluation_config_object()) if group.num_env_runners]
         if groups and ray.util.get_current_placement_group() is None:  # which starts Ray where it is not running
             cpus = sum(group.num_env_runners * group.num_cpus_per_env_runner for group in groups)
             gpus = sum(group.num_env_runners * group.num_gpus_per_env_runner for group in groups)
-            _check_resources("the env runners need", {"CPU": cpus, "GPU": gpus})
+            _check_resources("the env runners need", {"CPU": cpus, "GPU": gpus}, ray.available_resources())
 
     @override(Algorithm)
     def _create_local_replay_buffer_if_necessary(self, config: Any) -> EpisodeReplay:
@@ -470,10 +469,21 @@ class ValueDecomposition(Algorithm):
         self.get_policy().export_checkpoint(str(folder / "policies" / DEFAULT_POLICY_ID), policy_state=states[DEFAULT_POLICY_ID])
 
 
-def _check_resources(need: str, wanted: Mapping[str, float]) -> None:
+def _started_here() -> bool:
+    """Whether the cluster is what this process's ``ray.init()`` started; False where Ray no longer says so."""
+    node = getattr(getattr(getattr(ray, "_private", None), "worker", None), "_global_node", None)
+    return bool(getattr(node, "head", False))
+
+
+def _check_resources(need: str, wanted: Mapping[str, float], free: Mapping[str, float] | None = None) -> None:
     """Checks whether the cluster has the CPUs and GPUs that something would otherwise wait for.
 
-    A cluster that others started may grow, of which a warning is enough.
+    A warning is enough for a cluster that others started, which may grow, and for resources that are in use.
+
+    Args:
+        need: who needs them, with its verb.
+        wanted: the resources needed.
+        free: those that nobody uses now; None where that does not matter.
 
     Raises:
         ValueError: the cluster is what this process's ``ray.init()`` started, and has less.
@@ -483,13 +493,16 @@ def _check_resources(need: str, wanted: Mapping[str, float]) -> None:
         "start Ray with more CPUs than there are: ray.init(num_cpus=...), rllib train --ray-num-cpus",
         "GPU": "leave num_gpus and num_gpus_per_env_runner 0 to learn and play on CPU cores",
     }
-    there, node = ray.cluster_resources(), ray._private.worker._global_node
+    there = ray.cluster_resources()
     for kind, hint in advice.items():
         amount, available = wanted.get(kind, 0), there.get(kind, 0)
         if amount <= available:
+            if free is not None and amount > (unused := free.get(kind, 0)):
+                line = f"{need} {amount:g} {kind}s, and of the cluster's {available:g} only {unused:g} are not in use"
+                warn_once(f"{line}: waiting until they are released, as by stop() of another algorithm. Otherwise {hint}.")
             continue
         line = f"{need} {amount:g} {kind}s, and the cluster has {available:g}"
-        if node is not None and node.head:
+        if _started_here():
             raise ValueError(f"{line}: {hint}.")
         warn_once(f"{line}: waiting until nodes with more of them join. Otherwise {hint}.")
 
