@@ -121,28 +121,31 @@ def test_beside_a_training_the_evaluated_weights_are_kept(build, tmp_path, monke
     for _ in range(3):
         algo.train()
     before = {name: value.copy() for name, value in algo.get_policy().get_weights().items()}
-    run = algo._run_one_training_iteration_old_api_stack
-    packed = algo._packed
+    steps, evaluate = algo._counters["num_env_steps_sampled"], algo.evaluate
+    trained, run = threading.Event(), algo._run_one_training_iteration_old_api_stack
 
-    def held():  # the evaluation's start comes first
-        found = packed()
-        started.set()
+    def signalled():
+        found = run()
+        trained.set()
         return found
 
-    def later():
-        started.wait(60)
-        return run()
+    def later(parallel_train_future=None):  # the training comes first
+        trained.wait(60)
+        return evaluate(parallel_train_future)
 
-    started = threading.Event()
-    monkeypatch.setattr(algo, "_packed", held)
-    monkeypatch.setattr(algo, "_run_one_training_iteration_old_api_stack", later)
-    monkeypatch.setattr(algo.score, "update", lambda *_: True)
-    algo.train()
+    monkeypatch.setattr(algo, "_run_one_training_iteration_old_api_stack", signalled)
+    monkeypatch.setattr(algo, "evaluate", later)
+    algo.score = Score()
+    result = algo.train()
     assert not same(algo.get_policy().get_weights(), before)
     algo.save(str(tmp_path))
     best = Algorithm.from_checkpoint(str(tmp_path / "best"))
     assert same(best.get_policy().get_weights(), before)
+    assert (best.iteration, best._counters["num_env_steps_sampled"]) == (3, steps)
+    assert (result["best"]["training_iteration"], result["best"]["timesteps_total"]) == (3, steps)
     best.stop()
+    (evaluated,) = algo.eval_env_runner_group.foreach_env_runner(lambda r: r.policy.get_weights(), local_env_runner=False)
+    assert same(evaluated, before)
 
 
 def test_without_evaluations_there_is_no_score(build, tmp_path):

@@ -139,7 +139,7 @@ class ValueDecomposition(Algorithm):
         self.eval_runners = Runners(group, self.evaluation_config if own else self.config)
         self.score = Score()
         self.returns = ReturnRange()
-        self._evaluated = b""  # the state at the newest evaluation
+        self._evaluated = b"", 0, 0  # the state that the newest evaluation is of, its iteration and its env steps
         self._best = b""  # the state at the best one
 
     def _check_env_runners_resources(self) -> None:
@@ -307,7 +307,10 @@ class ValueDecomposition(Algorithm):
             DivergenceError: a loss or gradient is NaN or infinite; likewise. The update is not applied.
             ReplayMemoryError: the replay does not fit into memory; likewise.
         """
+        interval, parallel = self.config.evaluation_interval, self.config.evaluation_parallel_to_training
         try:
+            if parallel and interval and (self.iteration + 1) % interval == 0:
+                self._begin_evaluation(self.iteration)  # before the training's thread changes what is evaluated
             results = super().step()
         except (TeamEnvError, EnvRunnersError, DivergenceError, ReplayMemoryError) as error:
             directory = self._save_before_error()
@@ -332,8 +335,9 @@ class ValueDecomposition(Algorithm):
             results["evaluation"] = compare(dict.fromkeys(self.config.networks))
         if self.config.evaluation_interval:
             deployed = results["evaluation"][policy.model.acting_network]
-            if self.score.update(deployed, self.iteration + 1, self._counters[NUM_ENV_STEPS_SAMPLED]):
-                self._best = self._evaluated
+            state, iteration, steps = self._evaluated
+            if self.score.update(deployed, iteration, steps):
+                self._best = state
             results |= self.score.results()
         return results
 
@@ -374,12 +378,8 @@ class ValueDecomposition(Algorithm):
             network that acts for a user.
         """
         self._before_evaluate()
-        # All networks, also to the training's env runners where these evaluate: for playing they are sent the acting one alone.
-        self.eval_runners.group.sync_weights(
-            from_worker_or_learner_group=self.env_runner if self.eval_env_runner_group else None,
-            global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]},
-        )
-        self._evaluated = self._packed()
+        if parallel_train_future is None:
+            self._begin_evaluation(self.iteration + 1)
         config, told = self.evaluation_config, {"algorithm": self, "metrics_logger": self.metrics}
         make_callback("on_evaluate_start", self.callbacks, self.config.callbacks_on_evaluate_start, kwargs=told)
         seeds = [seed_sequence("evaluation", self.seed, self.iteration, k) for k in range(config.evaluation_duration)]
@@ -407,11 +407,19 @@ class ValueDecomposition(Algorithm):
             BEST: self._best,
         }
 
-    def _packed(self) -> bytes:
-        """The state at the end of this iteration, pickled, without the replay and the best state."""
-        # Of a copy, for training may continue meanwhile (evaluation_parallel_to_training).
+    def _begin_evaluation(self, iteration: int) -> None:
+        """Sends what is evaluated to who evaluates, and keeps it as the state after so many iterations."""
+        # All networks, also to the training's env runners where these evaluate: for playing they are sent the acting one alone.
+        self.eval_runners.group.sync_weights(
+            from_worker_or_learner_group=self.env_runner if self.eval_env_runner_group else None,
+            global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]},
+        )
+        self._evaluated = self._packed(iteration), iteration, self._counters[NUM_ENV_STEPS_SAMPLED]
+
+    def _packed(self, iteration: int) -> bytes:
+        """The state after so many iterations, pickled, without the replay and the best state."""
         here: Any = object.__new__(type(self))
-        here.__dict__ |= {**vars(self), "local_replay_buffer": None, "_best": b"", "_iteration": self.iteration + 1}
+        here.__dict__ |= {**vars(self), "local_replay_buffer": None, "_best": b"", "_iteration": iteration}
         state = here.__getstate__()
         del state["worker"]["policy_states"]  # they are in state["policies"]
         return cloudpickle.dumps(state)
