@@ -1,6 +1,8 @@
 """Checkpoints: a restored run continues exactly, and weights that do not fit are refused."""
 
+import json
 import logging
+import pickle
 import pickletools
 import warnings
 from contextlib import nullcontext
@@ -169,6 +171,33 @@ def test_a_save_that_ends_between_two_of_its_moves_leaves_no_mixture(build, tmp_
     assert other.local_replay_buffer.num_steps == other._counters["num_env_steps_sampled"]
     for name, value in policy.get_weights().items():
         np.testing.assert_array_equal(value, weights[name])
+
+
+@pytest.mark.parametrize("moved", range(5))
+def test_the_best_state_and_its_score_are_replaced_together(build, tmp_path, monkeypatch, moved):
+    algo, left, replace = build(), 99, Path.replace
+
+    def killed(self, target):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    for iteration in (1, 2):
+        algo._best, algo.score.best["training_iteration"] = algo._packed(iteration), iteration
+        left = moved if iteration == 2 else 99
+        with pytest.raises(KeyboardInterrupt) if iteration == 2 else nullcontext():
+            algo.save_checkpoint(str(tmp_path))
+    best = tmp_path / "best"
+    if best.exists():
+        figures = json.loads((best / "score.json").read_text())
+        state = pickle.loads((best / "algorithm_state.pkl").read_bytes())
+        assert figures["training_iteration"] == state["training_iteration"] == 1 + (moved > 1)
+    algo._best, left = b"", 99
+    algo.save_checkpoint(str(tmp_path))
+    assert not best.exists()
 
 
 def one_line(error):

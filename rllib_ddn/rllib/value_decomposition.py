@@ -449,7 +449,7 @@ class ValueDecomposition(Algorithm):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """As RLlib's, and the folder ``best`` is a checkpoint of the best evaluation so far, without the replay.
 
-        Each file is written beside and put in its place when all are whole.
+        Each file, and ``best`` as a whole, is written beside and put in its place when all are whole.
 
         Whatever is interrupted or killed leaves the checkpoint that was there before, or the new one, and no mixture:
         ``algorithm_state.pkl`` is moved first, in one step, and holds all that is restored. ``policies/`` is for
@@ -463,9 +463,16 @@ class ValueDecomposition(Algorithm):
             super().save_checkpoint(name)
             if self._best:
                 self._write_best(Path(name, BEST))
-            for path in sorted(path for path in Path(name).rglob("*") if path.is_file()):
+            best, replaced = Path(name, BEST), Path(name, "replaced")  # which is removed with the rest
+            if not self._best and (folder / BEST).exists():  # of another run
+                (folder / BEST).rename(replaced)
+            for path in sorted(path for path in Path(name).rglob("*") if path == best or path.is_file()):
+                if best in path.parents or replaced in path.parents:
+                    continue
                 target = folder / path.relative_to(name)
                 target.parent.mkdir(parents=True, exist_ok=True)
+                if path == best and target.exists():  # the whole folder, so that score.json is of the state beside it
+                    target.rename(replaced)
                 path.replace(target)
 
     def _write_best(self, folder: Path) -> None:
