@@ -85,7 +85,7 @@ def play(
         if render or save_gif or save_mp4:
             raise ValueError(f"--render, --save-gif and --save-mp4 draw the algorithms of this package, not {algo_class.__name__}.")
         # Of RLlib's own env runners only the first seed can be set.
-        config.debugging(seed=int(seed_sequence("checkpoint_evaluation", config.seed).generate_state(1)[0] >> 1))
+        config.debugging(seed=int(seed_sequence("checkpoint_evaluation", config.seed or 0).generate_state(1)[0] >> 1))
         algo = config.build_algo()
         algo.restore_from_path(str(checkpoint)) if config.enable_rl_module_and_learner else algo.restore(str(checkpoint))
         played = algo.evaluate()["env_runners"]
