@@ -58,12 +58,19 @@ def test_any_number_of_runners_and_sub_envs(build, runners, envs):
 def test_a_seed_that_is_not_given_is_drawn_and_recorded(build):
     def played(seed):
         config = small_config().debugging(seed=seed)
-        result = build(config).train()
-        assert config.seed == seed  # the user's object stays as it was
-        return result["config"]["seed"], result["env_runners"]["hist_stats"]
+        # Only explores, for the weights are other ones without a seed.
+        config.env_runners(exploration_config={"type": "EpsilonGreedy", "initial_epsilon": 1.0, "final_epsilon": 1.0})
+        algo = build(config)
+        result = algo.train()
+        assert result["config"]["seed"] == seed  # what RLlib and torch are seeded with
+        return result["seed"], result["env_runners"]["hist_stats"]
 
+    torch.use_deterministic_algorithms(False)
+    state = np.random.get_state()[1].copy()
     (first, returns), (second, _) = played(None), played(None)
     assert first != second
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert np.array_equal(np.random.get_state()[1], state)
     assert played(first) == (first, returns)
 
 

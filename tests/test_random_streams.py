@@ -63,11 +63,14 @@ def test_a_run_without_a_seed_is_restored_with_that_of_its_checkpoint(build, tmp
         algo.train()
     path, other = algo.save(str(tmp_path)).checkpoint.path, make()
     assert other.seed != algo.seed
+    drawn = algo.get_policy()._rng.bit_generator.state
     other.restore(path)
     for each in (algo, other):
         for _ in range(2):
             each.train()
-        assert each.train()["config"]["seed"] == algo.seed
+        result = each.train()
+        assert (result["seed"], result["config"]["seed"]) == (algo.seed, None)
+        assert each.get_policy()._rng.bit_generator.state == drawn
     theirs = other.get_policy().get_weights()
     for name, value in algo.get_policy().get_weights().items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)

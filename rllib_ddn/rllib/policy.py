@@ -46,8 +46,12 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         self.spec = TeamSpec.from_spaces(observation_space, action_space)
         self._gradient_norms: dict[str, Tensor] = {}
         self._learned: Collection[str] = ()  # who has a loss in the update under way
-        self._rng = np.random.default_rng(seed_sequence("compute_actions", config["seed"], config.get("worker_index", 0)))
+        self.seed_exploration(config["seed"], config.get("worker_index", 0))
         super().__init__(observation_space, action_space, config)
+
+    def seed_exploration(self, seed: int | None, worker_index: int = 0) -> None:
+        """Seeds the exploration of callers of :meth:`compute_actions`, with the seed of the run."""
+        self._rng = np.random.default_rng(seed_sequence("compute_actions", seed, worker_index))
 
     @override(TorchPolicyV2)
     def make_model(self) -> ValueDecompositionModel:

@@ -74,20 +74,15 @@ class ValueDecomposition(Algorithm):
 
     :meth:`training_step` is Algorithm 1 of the paper; without the follower and the intrinsic reward it is
     PyMARL's training of QMIX.
+
+    A ``config.seed`` of None is drawn and is ``seed`` of each result. It seeds this package's random streams alone: envs,
+    exploration and the replay's samples of a run that is given it are the same. Its initial weights are not, for without a
+    seed in the config neither RLlib nor this package seeds PyTorch.
     """
 
     config: ValueDecompositionConfig
     seed: int  # of all random streams: the config's; a restored run that was given none has its checkpoint's
     local_replay_buffer: EpisodeReplay
-
-    def __init__(self, config: AlgorithmConfig | dict[str, Any] | None = None, env: Any = None, **kwargs: Any):
-        """As RLlib's. A seed that is not given is drawn, so that the config and the results have it."""
-        config = {} if config is None else config
-        self._seed_is_drawn = config.get("seed") is None
-        if self._seed_is_drawn:
-            seed = seed_of_run(None)
-            config = {**config, "seed": seed} if isinstance(config, dict) else config.copy(copy_frozen=False).debugging(seed=seed)
-        super().__init__(config, env, **kwargs)
 
     @classmethod
     @override(Algorithm)
@@ -131,7 +126,7 @@ class ValueDecomposition(Algorithm):
         self._statistics = self.get_policy().statistics_names()
         # With a seed, RLlib makes torch deterministic, and torch then fills all memory that it reserves.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        self.seed = self.config.seed
+        self._seed_streams(seed_of_run(self.config.seed))
         self._rng = np.random.default_rng(seed_sequence("learner", self.seed))
         self.runners = Runners(self.env_runner_group, self.config)
         own = self.eval_env_runner_group is not None
@@ -141,6 +136,11 @@ class ValueDecomposition(Algorithm):
         self.returns = ReturnRange()
         self._evaluated = b"", 0, 0  # the state that the newest evaluation is of, its iteration and its env steps
         self._best = b""  # the state at the best one
+
+    def _seed_streams(self, seed: int) -> None:
+        self.seed = seed
+        if self.config.seed is None:  # which the policy has
+            self.get_policy().seed_exploration(seed)
 
     def _check_env_runners_resources(self) -> None:
         """Outside Tune, which has reserved a trial's resources, Ray lets env runners wait without a word."""
@@ -322,6 +322,7 @@ class ValueDecomposition(Algorithm):
         if (interval := self.config.video_interval) and (self.iteration + 1) % interval == 0:
             self._record_video()
         policy, replay = self.get_policy(), self.local_replay_buffer
+        results["seed"] = self.seed
         results["info"] |= {
             "num_env_runners_hung": self.runners.hung + self.eval_runners.hung,
             "cur_epsilon": policy.epsilon(self._counters[NUM_ENV_STEPS_SAMPLED]),
@@ -431,10 +432,8 @@ class ValueDecomposition(Algorithm):
         super().__setstate__(state)
         self.runners.drop_calls()  # of the run that is left
         self._rng.bit_generator.state = state["rng"]
-        if self._seed_is_drawn and "seed" in state:  # older ones lack it
-            self.seed = state["seed"]
-            self.config = self.config.copy(copy_frozen=False).debugging(seed=self.seed)
-            self.config.freeze()
+        if self.config.seed is None:
+            self._seed_streams(state.get("seed", 0))  # older ones lack it, and are evaluated on the same episodes each time
         self._episode_history = state.get("episode_history", [])  # older ones lack it
         self.returns = ReturnRange(**state.get("returns", {}))  # older ones lack it
         self._best = state.get(BEST, b"")
