@@ -61,6 +61,16 @@ def test_the_command_logs_to_a_tracker(name, tmp_path, monkeypatch):
     assert f"rllib: --track {name} needs its package: pip install {name}" in told.stderr.splitlines()
 
 
+def test_tensorboard_is_told_where_the_run_is(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(training, "_start_ray", lambda *arguments: None)
+    monkeypatch.setattr(training, "run_experiments", lambda *arguments, callbacks, **options: given.extend(callbacks) or [])
+    train = ["train", "--algo", "QMIX", "--env", "predator_prey", "-n", "teams", "--storage-path", str(tmp_path)]
+    result = CliRunner().invoke(app, [*train, "--track", "tensorboard"])
+    assert f"tensorboard --logdir {tmp_path}/teams" in result.stdout
+    assert [logger.__class__.__name__ for logger in given].count("TBXLoggerCallback") == 1
+
+
 def test_weights_and_biases_without_its_server(tmp_path, monkeypatch):
     """Offline, a run goes into a folder for `wandb sync` to send, with results and config by name. Their server is not tried."""
     from ray.air.integrations.wandb import WandbLoggerCallback

@@ -25,6 +25,7 @@ Debug = Annotated[bool, typer.Option("--log-debug", "-vv", help="Log at level DE
 class Tracker(StrEnum):
     wandb = "wandb"
     mlflow = "mlflow"
+    tensorboard = "tensorboard"
 
 
 @dataclass
@@ -61,7 +62,8 @@ class TrainOptions:
     scheduler: Annotated[str | None, typer.Option(help="Tune's trial scheduler, such as fifo, async_hyperband, pbt.")] = None
     scheduler_config: Annotated[str, typer.Option(help="The scheduler's arguments, as JSON.")] = "{}"
     track: Annotated[
-        Tracker | None, typer.Option(help="Log to Weights & Biases or MLflow, too; TensorBoard's files are always written.")
+        Tracker | None,
+        typer.Option(help="Log to Weights & Biases or MLflow, too; TensorBoard's files are always written, and it says where."),
     ] = None
     ray_address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None
     ray_num_cpus: Annotated[int | None, typer.Option(help="CPUs of the cluster (of each node) that is started.")] = None

@@ -100,11 +100,14 @@ def _run(
                 check_unused(name, spec["storage_path"])
             if not spec.get("stop"):
                 typer.echo(f"rllib: {name} runs until it is interrupted, for it has no stop, such as timesteps_total.")
-        trackers = [_tracker(options.track, next(iter(experiments)))] if options.track else []
+        trackers = _trackers(options.track, next(iter(experiments)))
         interruption.let_pause(scheduler)
         others = {name for name in by_the_clock if not is_ours(get_trainable_cls(experiments[name]["run"]))}
         resumed = prepare(experiments, may_mutate) if options.resume else None
         typer.echo(f"Starting Ray for {', '.join(experiments)}; results go to {next(iter(experiments.values()))['storage_path']}.")
+        if options.track is Tracker.tensorboard:
+            for name, spec in experiments.items():
+                typer.echo(f"  tensorboard --logdir {spec['storage_path']}/{name}")
         if all(is_ours(get_trainable_cls(spec["run"])) for spec in experiments.values()):
             # Ray's processes inherit this: a SIGTERM that goes to the whole group, as systemd and timeout send it, leaves them
             # alive until the trials are saved. Ours let their games end by it (outlive_sigterm), others' would not.
@@ -146,8 +149,9 @@ def _run(
         typer.echo(line)
 
 
-def _tracker(name: Tracker, project: str) -> LoggerCallback:
-    """Ray's logger of an experiment tracker; servers and keys are what the tracker's own environment variables say.
+def _trackers(name: Tracker | None, project: str) -> list[LoggerCallback]:
+    """Ray's logger of an experiment tracker, but for TensorBoard's, which every run has; servers and keys are what the tracker's
+    own environment variables say.
 
     Args:
         name: the tracker.
@@ -156,10 +160,13 @@ def _tracker(name: Tracker, project: str) -> LoggerCallback:
     if name is Tracker.mlflow:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        return MLflowLoggerCallback(experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", project))
+        return [MLflowLoggerCallback(experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", project))]
+    if name is not Tracker.wandb:
+        return []
     from ray.air.integrations.wandb import WandbLoggerCallback
 
-    return WandbLoggerCallback(project=os.environ.get("WANDB_PROJECT", project), resume="allow")  # the trial's id is the run's
+    # The trial's id is the run's.
+    return [WandbLoggerCallback(project=os.environ.get("WANDB_PROJECT", project), resume="allow")]
 
 
 def _finished(trial: Trial) -> bool:
