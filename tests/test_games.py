@@ -16,6 +16,7 @@ def explore(build, host, game, iterations):
         getattr(variants, f"{host}Config")()
         .environment("pettingzoo", env_config={"env": game})
         .training(lr=5e-3, td_lambda=0.0, train_batch_size=128, updates_per_episode=0.5, target_update_interval_episodes=64)
+        .training(weight_averaging=None)  # a few hundred updates, whose average lags behind
         .env_runners(num_envs_per_env_runner=64, exploration_config={"initial_epsilon": 1.0, "final_epsilon": 1.0})
         .evaluation(evaluation_interval=None)
         .debugging(seed=0, log_level="ERROR", log_sys_usage=False)
@@ -34,7 +35,7 @@ def greedy_return(*arguments):
 
 @pytest.mark.parametrize("host", ["QPLEX", "CWQMIX", "OWQMIX", "QTRAN"])
 def test_finds_the_optimum_of_the_matrix_game(build, host):
-    assert greedy_return(build, host, MatrixGame, 14) == 8
+    assert greedy_return(build, host, MatrixGame, 44) == 8
 
 
 @pytest.mark.parametrize("host", ["VDN", "Qatten"])
