@@ -38,7 +38,9 @@ def check_values(
         raise TeamEnvError(f"there is a state that holds NaN or infinity{when}; states must be finite.")
     if not action_mask.any(-1).all():
         agent = _first(~action_mask.any(-1), agents)
-        raise TeamEnvError(f"the action mask of agent {agent!r} is all zero{when}: leave at least one action, a no-op if need be.")
+        raise TeamEnvError(
+            f"the action mask of agent {agent!r} is all zero{when}: leave at least one action, a no-op if need be."
+        )
 
 
 def _first(wrong: Any, agents: Sequence[Any] | None) -> Any:
@@ -70,7 +72,14 @@ def entries(parts: Any, value: Any, what: str) -> Iterator[tuple[Any, Any, str]]
 
 
 def flat_numbers(
-    value: Any, what: str, space: Any, shape: Sequence[int], dtype: Any, counts: Any = None, start: Any = 0, one_hot: bool = True
+    value: Any,
+    what: str,
+    space: Any,
+    shape: Sequence[int],
+    dtype: Any,
+    counts: Any = None,
+    start: Any = 0,
+    one_hot: bool = True,
 ) -> np.ndarray:
     """The numbers of a value, as one row.
 
@@ -94,7 +103,9 @@ def flat_numbers(
         with np.errstate(invalid="ignore"):
             whole = array.astype(dtype)
         if not np.array_equal(whole, array):
-            raise TeamEnvError(f"{what} holds {array[whole != array].flat[0]}; its space {line(str(space))} has whole numbers.")
+            raise TeamEnvError(
+                f"{what} holds {array[whole != array].flat[0]}; its space {line(str(space))} has whole numbers."
+            )
     flat = array.astype(dtype).reshape(-1)
     if counts is None:
         return flat

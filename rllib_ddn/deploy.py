@@ -112,7 +112,13 @@ class ExportedPolicy:
             as_given = "a dict by agent, as the observations are"
             masks = [{}] * len(teams) if action_mask is None else self._teams(action_mask, "action masks", as_given)
             obs, mask = self._from_dicts(teams, masks)
-        inputs = {"obs": obs, "action_mask": mask, "last_action": self.last_action, "hidden": self.hidden, "agent": self._ids}
+        inputs = {
+            "obs": obs,
+            "action_mask": mask,
+            "last_action": self.last_action,
+            "hidden": self.hidden,
+            "agent": self._ids,
+        }
         global_state = self._state(state, obs)
         if global_state is not None:
             inputs["state"] = global_state
@@ -160,7 +166,9 @@ class ExportedPolicy:
                 flat = flatten(member["observation"], value, f"the observation of agent {agent!r}")
                 obs[b, i, : len(flat)] = flat
                 if available is None and member["has_action_mask"]:
-                    raise TeamEnvError(f'the observation of agent {agent!r} has no "action_mask", which it had in training.')
+                    raise TeamEnvError(
+                        f'the observation of agent {agent!r} has no "action_mask", which it had in training.'
+                    )
                 what = f'"action_mask" of agent {agent!r}'
                 mask[b, i, :count] = True if available is None else flatten(_box([count], "int8"), available, what)
         return obs, mask
@@ -172,7 +180,9 @@ class ExportedPolicy:
         own = np.arange(self._size("action_mask")) < counts[:, None]  # [n, A]: the others are padding
         if action_mask is None:
             if any(member["has_action_mask"] or member.get("mask_in_info") for member in self._members):
-                raise TeamEnvError("the action mask is missing, which the agents had in training: act(observations, action_mask).")
+                raise TeamEnvError(
+                    "the action mask is missing, which the agents had in training: act(observations, action_mask)."
+                )
             return obs, np.broadcast_to(own, (len(obs), *own.shape))
         return obs, self._array("action_mask", np.asarray(action_mask)) & own
 
@@ -181,7 +191,9 @@ class ExportedPolicy:
         shape = [*[len(self.hidden)] * self._many, len(self.agents), self._size(name)]
         if list(array.shape) != shape:
             raise TeamEnvError(f"{name} has the shape {array.shape}; it is {tuple(shape)} here.")
-        return flatten(_box(shape, self.description["inputs"][name]["dtype"]), array, name).reshape(len(self.hidden), *shape[-2:])
+        return flatten(_box(shape, self.description["inputs"][name]["dtype"]), array, name).reshape(
+            len(self.hidden), *shape[-2:]
+        )
 
     def _state(self, state: Any, obs: np.ndarray) -> np.ndarray | None:
         """The global states ``[B, S]``, for a network that sees them."""
@@ -236,14 +248,18 @@ def _description(folder: Path) -> dict[str, Any]:
     """What ``policy.json`` says."""
     path = folder / "policy.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is not an exported policy: policy.json is missing there. `rllib export` makes such folders.")
+        raise ValueError(
+            f"{folder} is not an exported policy: policy.json is missing there. `rllib export` makes such folders."
+        )
     try:
         about = json.loads(path.read_text())
         version = about["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}).") from error
     if version != FORMAT_VERSION:
-        raise ValueError(f"{path} has the format version {version}, this is {FORMAT_VERSION}: export again with this rllib-ddn.")
+        raise ValueError(
+            f"{path} has the format version {version}, this is {FORMAT_VERSION}: export again with this rllib-ddn."
+        )
     return about
 
 
@@ -268,12 +284,17 @@ def _torch_program(path: Path, names: Sequence[str]) -> Callable[[dict[str, np.n
     try:
         import torch
     except ImportError as error:
-        raise ImportError(f"{path.name} is a program of torch: pip install torch, or export to ONNX ({error}).") from error
+        raise ImportError(
+            f"{path.name} is a program of torch: pip install torch, or export to ONNX ({error})."
+        ) from error
     # What torch noted of the sizes that it traced would bar one agent alone; the program is right for any.
     module = torch.export.load(path).module(check_guards=False)
 
     def run(inputs: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
         with torch.no_grad():
-            return [output.numpy() for output in module(*[torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names])]
+            return [
+                output.numpy()
+                for output in module(*[torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names])
+            ]
 
     return run

@@ -69,7 +69,9 @@ def block_loss(o_hat: Tensor, s_hat: Tensor, valid: Tensor) -> Tensor:
     return _mean_divergence(_squares, s_hat.detach(), o_hat, valid) / (o_hat.shape[-2] * o_hat.shape[-1])
 
 
-def q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Tensor, temperature: float = 1.0) -> Tensor:
+def q_loss(
+    follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Tensor, temperature: float = 1.0
+) -> Tensor:
     """L_Q: ``KL(softmax(Q_leader / tau) || softmax(Q_follower / tau))`` (Equation 6).
 
     Args:
@@ -97,7 +99,9 @@ def squared_q_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, va
     return mean.sum() / valid.sum()
 
 
-def imitation_loss(follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Tensor, temperature: float = 1.0) -> Tensor:
+def imitation_loss(
+    follower_q: Tensor, leader_q: Tensor, action_mask: Tensor, valid: Tensor, temperature: float = 1.0
+) -> Tensor:
     """Cross-entropy of the leader's greedy action under the follower's ``softmax(Q / tau)`` over available
     actions, summed over agents: DAgger's supervised learning from an expert's labels (Ross et al. 2011; IGM-DA,
     Hong et al. 2022). Arguments as in :func:`q_loss`."""

@@ -90,7 +90,9 @@ class TeamSpec:
                     f'agent {one} has no "action_mask", but agent {other} has: give all agents one, of ones where all is allowed.'
                 )
             if mask is not None and spaces.flatdim(mask) != num_actions:
-                raise TeamEnvError(f'"action_mask" of agent {i} has the space {mask}, but there are {num_actions} actions.')
+                raise TeamEnvError(
+                    f'"action_mask" of agent {i} has the space {mask}, but there are {num_actions} actions.'
+                )
         return cls(
             num_agents=num_agents,
             num_actions=num_actions,
@@ -161,7 +163,9 @@ def encode(
         TeamEnvError: a part is missing, does not fit its space, or :func:`check_values` refuses it.
     """
     if len(observation) != spec.num_agents:
-        raise TeamEnvError(f"the team's observation has {len(observation)} entries{when}, but there are {spec.num_agents} agents.")
+        raise TeamEnvError(
+            f"the team's observation has {len(observation)} entries{when}, but there are {spec.num_agents} agents."
+        )
     obs = np.zeros((spec.num_agents, spec.obs_dim), spec.obs_dtype)
     mask = np.ones((spec.num_agents, spec.num_actions), bool)
     for i, (value, space) in enumerate(zip(observation, observation_space, strict=True)):
@@ -170,7 +174,9 @@ def encode(
             continue
         obs[i] = flatten(space[OBS], _entry(value, OBS, i, when), f'"{OBS}" of agent {i}{when}')
         if spec.has_action_mask:
-            mask[i] = flatten(space[ACTION_MASK], _entry(value, ACTION_MASK, i, when), f'"{ACTION_MASK}" of agent {i}{when}')
+            mask[i] = flatten(
+                space[ACTION_MASK], _entry(value, ACTION_MASK, i, when), f'"{ACTION_MASK}" of agent {i}{when}'
+            )
     if isinstance(observation[0], dict) and STATE in observation[0]:
         space = part_of(observation_space[0], STATE)
         state = np.asarray(flatten(space, observation[0][STATE], f'"{STATE}" of agent 0{when}'), spec.state_dtype)

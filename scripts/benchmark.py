@@ -71,7 +71,13 @@ class Benchmark:
         for threads in (1,) if self.gpu else (1, 2):
             updates = self.compare_updates(list(QUICK_LEARNERS if self.quick else LEARNERS), threads)
             rows = [
-                (name, f"{u['seconds'] * 1000:.0f} ms", f"{u['yardsticks']:.2f}", f"{u['GFLOP']:.1f}", f"{u['of the limit']:.0%}")
+                (
+                    name,
+                    f"{u['seconds'] * 1000:.0f} ms",
+                    f"{u['yardsticks']:.2f}",
+                    f"{u['GFLOP']:.1f}",
+                    f"{u['of the limit']:.0%}",
+                )
                 for name, u in updates.items()
             ]
             where = "GPU" if self.gpu else f"{threads} thread{'s' * (threads > 1)}"
@@ -172,7 +178,9 @@ class Benchmark:
         """Rounds of 8 full episodes with one update per episode, as in training; and how many updates of
         the yardstick (QMIX, step by step, one thread) an episode takes, acting and learning together."""
         figures, rows, spec = {}, [], self.spec(AGENTS)
-        update = qmix_update(AGENTS, spec.obs_dim, spec.state_dim, spec.num_actions, STEPS, BATCH, "cuda" if self.gpu else "cpu")
+        update = qmix_update(
+            AGENTS, spec.obs_dim, spec.state_dim, spec.num_actions, STEPS, BATCH, "cuda" if self.gpu else "cpu"
+        )
         for name in ("DDN on QMIX",) if self.quick else ("QMIX", "DDN on QMIX"):
             for threads in (2,) if self.quick else (1, 2):
                 algo = self.build(LEARNERS[name](), threads=threads, envs=8)
@@ -194,7 +202,9 @@ class Benchmark:
         for name in ("QMIX", "DDN on QMIX"):
             for cores in (1, 2):
                 algo = smax_config(name, "3s5z", cores).evaluation(evaluation_interval=None).build_algo()
-                figures[f"{name}, {cores} core{'s' * (cores > 1)}"] = rate = self.rate(partial(play_and_learn, algo, algo.train))
+                figures[f"{name}, {cores} core{'s' * (cores > 1)}"] = rate = self.rate(
+                    partial(play_and_learn, algo, algo.train)
+                )
                 rows.append((name, str(cores), f"{rate:,.0f}"))
                 algo.stop()
         self.table("SMAX 3s5z, an update for every fourth episode", ("learner", "cores", "env steps/s"), rows)
@@ -216,7 +226,9 @@ class Benchmark:
                 algo.stop()
                 rows.append((name, str(seed), f"{steps:,}", f"{seconds:.0f} s", f"{won:.2f}"))
                 self.results[f"win, {name}, seed {seed}"] = {"steps": steps, "s": seconds, "win rate": won}
-        self.table("SMAX 2s3z, until a greedy win rate of 0.8", ("learner", "seed", "env steps", "time", "win rate"), rows)
+        self.table(
+            "SMAX 2s3z, until a greedy win rate of 0.8", ("learner", "seed", "env steps", "time", "win rate"), rows
+        )
 
     def memory(self) -> None:
         """Replay of full episodes, and whether it grows; weights that env runners get."""
@@ -286,7 +298,9 @@ class Benchmark:
                     name = f"{network}, {file_format}, {teams} team{'s' * (teams > 1)}"
                     steps[name] = partial(player.act, obs[:teams], mask[:teams], state[:teams])
             alone = ExportedPolicy(Path(folder, "onnx", "follower"), agent="predator_0")
-            steps["follower, onnx, one agent alone"] = partial(alone.act, {"observation": obs[0, 0], "action_mask": mask[0, 0]})
+            steps["follower, onnx, one agent alone"] = partial(
+                alone.act, {"observation": obs[0, 0], "action_mask": mask[0, 0]}
+            )
         team = tuple({"obs": o, "action_mask": m, "state": state[0]} for o, m in zip(obs[0], mask[0], strict=True))
         recurrent_state = policy.get_initial_state()
         steps["compute_single_action"] = partial(algo.compute_single_action, team, recurrent_state, explore=False)
@@ -300,7 +314,9 @@ class Benchmark:
                 seconds[name].append(time.perf_counter() - start)
         algo.stop()
         self.table("exported networks", ("what", "bytes"), rows)
-        figures = {name: {"median": np.median(values), "p99": np.percentile(values, 99)} for name, values in seconds.items()}
+        figures = {
+            name: {"median": np.median(values), "p99": np.percentile(values, 99)} for name, values in seconds.items()
+        }
         columns = ("a step of", "median", "99th percentile")
         self.table(
             "a greedy step, 1 thread",
@@ -325,7 +341,9 @@ class Benchmark:
         for name in learners:
             algo = self.build(LEARNERS[name](), threads=threads, agents=agents, batch=batch)
             algo.local_replay_buffer.add(random_episodes(spec, batch, steps))
-            updates[name] = partial(with_threads, torch.get_num_threads(), algo._update)  # as the algorithm has set them
+            updates[name] = partial(
+                with_threads, torch.get_num_threads(), algo._update
+            )  # as the algorithm has set them
             algos.append(algo)
         matrix = torch.ones(2048, 2048, device=device)
         product = partial(with_threads, threads, lambda: matrix @ matrix)
@@ -357,7 +375,9 @@ class Benchmark:
         agents: int = AGENTS,
         batch: int = BATCH,
     ) -> ValueDecomposition:
-        config.environment(config.env or "predator_prey", env_config={"num_predators": agents, "num_prey": agents, "penalty": 2.0})
+        config.environment(
+            config.env or "predator_prey", env_config={"num_predators": agents, "num_prey": agents, "penalty": 2.0}
+        )
         config.env_runners(num_env_runners=runners, num_envs_per_env_runner=envs)
         config.training(train_batch_size=batch, replay_buffer_config={"capacity": 2 * batch})
         config.resources(num_cpus_for_main_process=threads, num_gpus=int(self.gpu))
@@ -397,7 +417,9 @@ class Benchmark:
         """A table of all figures that an earlier run's JSON has, too."""
         before, now = (dict(leaves(results)) for results in (earlier, self.results))
         shared = [name for name in now if before.get(name)]
-        rows = [(name, f"{before[name]:,.4g}", f"{now[name]:,.4g}", f"{now[name] / before[name]:.2f}") for name in shared]
+        rows = [
+            (name, f"{before[name]:,.4g}", f"{now[name]:,.4g}", f"{now[name] / before[name]:.2f}") for name in shared
+        ]
         self.table("held against the earlier run", ("figure", "earlier", "now", "ratio"), rows)
 
     def wait(self) -> None:
@@ -415,7 +437,9 @@ def smax_config(name: str, map_name: str, cores: int) -> ValueDecompositionConfi
     """The settings of tuned_examples/comparisons/smax.yaml; the first core learns, and plays where it is the only one."""
     config = LEARNERS[name]().environment("smax", env_config={"map_name": map_name})
     config.env_runners(num_env_runners=cores - 1, num_envs_per_env_runner=32, sample_timeout_s=600)
-    config.training(updates_per_episode=0.25, sample_ahead=cores > 1).reporting(min_sample_timesteps_per_iteration=15_000)
+    config.training(updates_per_episode=0.25, sample_ahead=cores > 1).reporting(
+        min_sample_timesteps_per_iteration=15_000
+    )
     config.evaluation(evaluation_duration=64, evaluation_config={"num_envs_per_env_runner": 64})
     return config.debugging(log_level="ERROR")
 
@@ -497,11 +521,15 @@ def main() -> None:
         "win": Benchmark.win,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; default: all but smax and win")
+    parser.add_argument(
+        "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; default: all but smax and win"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer repeats and sizes: less than 2 minutes")
     parser.add_argument("--gpu", action="store_true", help="the learners and the yardstick on the GPU")
     parser.add_argument("--json", type=Path, help="file for all figures")
-    parser.add_argument("--compare", type=Path, metavar="FILE", help="an earlier run's --json file, to hold this run against")
+    parser.add_argument(
+        "--compare", type=Path, metavar="FILE", help="an earlier run's --json file, to hold this run against"
+    )
     options = parser.parse_args()
     unknown = set(options.sections) - set(sections)
     if unknown:
@@ -512,7 +540,12 @@ def main() -> None:
     register_env("slow_predator_prey", SlowPredatorPrey)
     ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     benchmark = Benchmark(options.quick, options.gpu)
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "ray": ray.__version__, "cores": os.cpu_count()}
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ray": ray.__version__,
+        "cores": os.cpu_count(),
+    }
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
     for name in options.sections or [section for section in sections if section not in ON_REQUEST]:
         sections[name](benchmark)

@@ -303,12 +303,16 @@ class Chaos:
         since = time.monotonic()
         while not happened():
             if self.trainer.poll() is not None or time.monotonic() - since > PATIENCE_S:
-                sys.exit(f"chaos: {event}? The trainer's exit code: {self.trainer.poll()}; see {self.folder}/trainer.log")
+                sys.exit(
+                    f"chaos: {event}? The trainer's exit code: {self.trainer.poll()}; see {self.folder}/trainer.log"
+                )
             time.sleep(pause)
 
     def await_end(self, code: int) -> None:
         if self.trainer.wait(PATIENCE_S) != code:
-            sys.exit(f"chaos: the trainer's exit code is {self.trainer.returncode}, not {code}; see {self.folder}/trainer.log")
+            sys.exit(
+                f"chaos: the trainer's exit code is {self.trainer.returncode}, not {code}; see {self.folder}/trainer.log"
+            )
 
     def close(self) -> None:
         if hasattr(self, "trainer"):
@@ -383,10 +387,15 @@ def judge(folder: Path) -> tuple[str, bool]:
         f"{'':52}{'times':>10}{'in flight':>16}{'past a checkpoint':>20}",
     ]
     counts = (times, in_flight, undone)
-    for name, row in [*((name, [count[name] for count in counts]) for name in times), ("all", [count.total() for count in counts])]:
+    for name, row in [
+        *((name, [count[name] for count in counts]) for name in times),
+        ("all", [count.total() for count in counts]),
+    ]:
         table.append("{:52}{:10,}{:16,}{:20,}".format(name, *row))
     table += ["", f"{'':52}{'algorithm':>10}{'counted beside':>16}"]
-    table += [f"{name:52}{said:10,}{found:16,}{'' if said == found else '    DOES NOT ADD UP'}" for name, said, found in sums]
+    table += [
+        f"{name:52}{said:10,}{found:16,}{'' if said == found else '    DOES NOT ADD UP'}" for name, said, found in sums
+    ]
     return "\n".join(table), "replay" in end and all(said == found for _, said, found in sums)
 
 

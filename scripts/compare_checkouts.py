@@ -85,7 +85,9 @@ def train_all(averaged: bool) -> dict[str, Any]:
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    return {f"{name}, {cores} core(s)": train(*case, cores, averaged) for name, case in CASES.items() for cores in (1, 2)}
+    return {
+        f"{name}, {cores} core(s)": train(*case, cores, averaged) for name, case in CASES.items() for cores in (1, 2)
+    }
 
 
 def results_of(checkout: Path, averaged: bool = False) -> dict[str, Any]:
@@ -112,7 +114,9 @@ def differences(old: dict[str, Any], new: dict[str, Any], averaged: bool) -> lis
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("revision", nargs="?", default="HEAD", help="the version to compare with; default: the last commit")
+    parser.add_argument(
+        "revision", nargs="?", default="HEAD", help="the version to compare with; default: the last commit"
+    )
     parser.add_argument("--averaged", action="store_true", help="average this checkout's weights")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -122,7 +126,9 @@ def main() -> int:
     here = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder) / "checkout"
-        subprocess.run(["git", "-C", str(here), "worktree", "add", "--detach", "-q", str(there), options.revision], check=True)
+        subprocess.run(
+            ["git", "-C", str(here), "worktree", "add", "--detach", "-q", str(there), options.revision], check=True
+        )
         try:
             old = results_of(there)
         finally:
@@ -131,7 +137,9 @@ def main() -> int:
     for name, expected in old.items():
         found = differences(expected, new[name], options.averaged)
         same &= not found
-        print(f"{'differs' if found else 'the same'}: {name} ({expected['updates']} updates, weights {expected['weights'][:12]})")
+        print(
+            f"{'differs' if found else 'the same'}: {name} ({expected['updates']} updates, weights {expected['weights'][:12]})"
+        )
         for line in found:
             print(f"    {line}")
     return not same

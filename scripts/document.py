@@ -37,7 +37,8 @@ def tables() -> dict[str, str]:
         "rllib's training": _keys({name: key for name, key in shared.items() if name in rllibs and name in taken}),
         "rllib's others": _keys({name: key for name, key in shared.items() if name not in taken}),
         "as in rllib": _table(
-            ("key", "accepts"), [(f"`{name.removesuffix('_str')}`", accepts.words) for name, accepts in ACCEPTED.items()]
+            ("key", "accepts"),
+            [(f"`{name.removesuffix('_str')}`", accepts.words) for name, accepts in ACCEPTED.items()],
         ),
         "ddn": _keys({name: key for name, key in declared(DDNConfig).items() if name not in shared}),
         "defaults": _defaults(),
@@ -59,7 +60,9 @@ def _defaults() -> str:
         config = type(algorithm.get_default_config())
         parent = config.__mro__[1]
         base = {name: key.default for name, key in declared(parent).items()}
-        changed = {name: key.default for name, key in declared(config).items() if key.default != base.get(name, key.default)}
+        changed = {
+            name: key.default for name, key in declared(config).items() if key.default != base.get(name, key.default)
+        }
         told = ", ".join(f"`{name}: {value!r}`" for name, value in changed.items())
         rows.append((f'`"{algorithm.__name__}"`', f"`{config.__name__}`", f"`{parent.__name__}`", told))
     return _table(("trainable", "config", "has the keys and defaults of", "but"), rows)

@@ -26,7 +26,9 @@ def main() -> None:
     parser.add_argument("--map", default="2s3z")
     parser.add_argument("--steps", type=int, default=1_000_000, help="env steps")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], help="more of hydra's settings, such as alg.TEST_NUM_ENVS=64")
+    parser.add_argument(
+        "--set", action="append", default=[], help="more of hydra's settings, such as alg.TEST_NUM_ENVS=64"
+    )
     options = parser.parse_args()
     start, update = time.perf_counter(), 16 * 128  # env steps of one, by JaxMARL's settings
     interval = int(options.steps // update * 0.05) * update
@@ -34,7 +36,10 @@ def main() -> None:
     def log(metrics: dict[str, Any]) -> None:
         step = int(metrics["env_step"])
         if step % interval == 0:  # an evaluation; between two of them the last one's figures are logged
-            print(f"{time.perf_counter() - start:.1f},{step},{float(metrics['test_returned_won_episode']):.4f}", flush=True)
+            print(
+                f"{time.perf_counter() - start:.1f},{step},{float(metrics['test_returned_won_episode']):.4f}",
+                flush=True,
+            )
 
     wandb = ModuleType("wandb")
     wandb.init, wandb.log = (lambda **_: None), log  # type: ignore[attr-defined]

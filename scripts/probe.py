@@ -78,7 +78,8 @@ def probe(network: TeamNetwork, updates: list[int], data: tuple[Tensor, Tensor, 
     obs, state, z = data
     split = len(obs) * 3 // 4
     train, test = (
-        [rows.flatten(0, 1) for rows in (z[part], state[part], obs[part])] for part in (slice(split), slice(split, None))
+        [rows.flatten(0, 1) for rows in (z[part], state[part], obs[part])]
+        for part in (slice(split), slice(split, None))
     )
     features = lambda z, state: network(*network.inputs(z, state)).features  # noqa: E731
     with torch.no_grad():

@@ -19,7 +19,11 @@ class StepwiseAgent(nn.Module):
 
     def __init__(self, inputs: int, actions: int, hidden: int = 64):
         super().__init__()
-        self.first, self.cell, self.last = nn.Linear(inputs, hidden), nn.GRUCell(hidden, hidden), nn.Linear(hidden, actions)
+        self.first, self.cell, self.last = (
+            nn.Linear(inputs, hidden),
+            nn.GRUCell(hidden, hidden),
+            nn.Linear(hidden, actions),
+        )
 
     def unroll(self, inputs: Tensor) -> Tensor:
         """inputs ``[B, T, N, I]``; returns Q values ``[B, T, N, A]``."""
@@ -53,7 +57,9 @@ class StepwiseMixer(nn.Module):
         return out.view(shape)
 
 
-def qmix_update(agents: int, obs: int, state: int, actions: int, steps: int, batch: int, device: str = "cpu") -> Callable[[], None]:
+def qmix_update(
+    agents: int, obs: int, state: int, actions: int, steps: int, batch: int, device: str = "cpu"
+) -> Callable[[], None]:
     """A function that makes one update on random episodes, which lie ready as float tensors.
 
     Args:

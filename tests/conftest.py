@@ -13,7 +13,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # with Ray's 15, its workers 
 os.environ.setdefault("RLLIB_TEST_NO_JAX_IMPORT", "1")  # RLlib's own, in every process
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 # Ray's workers and the programs import ``support``, and this very checkout's package.
-os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, Path(__file__).parents[:2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [*map(str, Path(__file__).parents[:2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 import pytest
 import ray

@@ -81,7 +81,9 @@ class Battle:
     def spawn(self):
         for owner, kinds in enumerate(MAPS[self.name], 1):
             for k, kind in enumerate(kinds):
-                self.add(kind, (ALLIES if owner == 1 else BLIZZARD)[kind], owner, 10.0 if owner == 1 else 20.0, 11.0 + k)
+                self.add(
+                    kind, (ALLIES if owner == 1 else BLIZZARD)[kind], owner, 10.0 if owner == 1 else 20.0, 11.0 + k
+                )
 
     def add(self, kind, unit_type, owner, x, y):
         self.units[self.next_tag] = Unit(self.next_tag, kind, unit_type, owner, x, y)
@@ -126,9 +128,16 @@ class Battle:
     def observe(self, raw):
         for unit in self.units.values():
             health, shield, *_ = KINDS[unit.kind]
-            message = raw.units.add(tag=unit.tag, unit_type=unit.type, owner=unit.owner, alliance=1 if unit.owner == 1 else 4)
+            message = raw.units.add(
+                tag=unit.tag, unit_type=unit.type, owner=unit.owner, alliance=1 if unit.owner == 1 else 4
+            )
             message.pos.x, message.pos.y = unit.x, unit.y
-            message.health, message.health_max, message.shield, message.shield_max = unit.health, health, unit.shield, shield
+            message.health, message.health_max, message.shield, message.shield_max = (
+                unit.health,
+                health,
+                unit.shield,
+                shield,
+            )
             message.weapon_cooldown, message.energy, message.radius = unit.cooldown * 22.4, 50.0, 0.5
 
 

@@ -117,7 +117,11 @@ def test_a_host_alone(build, name, config):
     assert np.isfinite(list(stats.values())).all()
     policy = algo.get_policy()
     assert all(key.startswith("host.agent.") for key in policy.get_acting_weights())
-    obs, state, mask = np.zeros((1, 3, policy.spec.obs_dim)), np.zeros((2, policy.spec.state_dim)), np.ones((1, 3, 6), bool)
+    obs, state, mask = (
+        np.zeros((1, 3, policy.spec.obs_dim)),
+        np.zeros((2, policy.spec.state_dim)),
+        np.ones((1, 3, 6), bool),
+    )
     state[1] = 1.0
     q = [policy.act("agent", obs, s[None], mask, policy.initial_recurrent_state(1))[2] for s in state]
     torch.testing.assert_close(*q, rtol=0, atol=0)

@@ -53,7 +53,8 @@ def assert_close(ours, expected):
 def same_weights(a, b):
     """Whether two models have the same weights, but for the averages."""
     first, second = (
-        {name: value for name, value in model.state_dict().items() if not name.startswith("averages.")} for model in (a, b)
+        {name: value for name, value in model.state_dict().items() if not name.startswith("averages.")}
+        for model in (a, b)
     )
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
@@ -70,7 +71,9 @@ def test_averages_of_a_random_walk():
                     parameter.add_(torch.randn_like(parameter))
             networks["follower"][1].running_mean.fill_(step)
         averages.update(networks)
-        snapshots.append({name: v for name, v in weights_of(networks).items() if "running" not in name and "num_b" not in name})
+        snapshots.append(
+            {name: v for name, v in weights_of(networks).items() if "running" not in name and "num_b" not in name}
+        )
     expected = naive_averages(snapshots, 0.9)
     ours = weights_of(averages.networks)
     assert_close({name: ours[name] for name in expected}, expected)

@@ -15,7 +15,11 @@ from rllib_ddn.cli.resume import check_checkpoint
 from rllib_ddn.team import TeamEnvError
 from support.configs import small_config
 
-FULL = {"obs": Box(-1, 1, (3,), np.float32), "action_mask": Box(0, 1, (2,), np.int8), "state": Box(-1, 1, (2,), np.float32)}
+FULL = {
+    "obs": Box(-1, 1, (3,), np.float32),
+    "action_mask": Box(0, 1, (2,), np.int8),
+    "state": Box(-1, 1, (2,), np.float32),
+}
 
 
 class Team(MultiAgentEnv):
@@ -83,7 +87,10 @@ def one_line(error):
         ("no state", r'no global state: put "state" .* or choose env_config=\{"state": "concat"\}'),
         ("obs sizes", r"different lengths \[3, 5\]: pad them"),
         ("mask size", r'"action_mask" of agent 0 has the space .* there are 2 actions'),
-        ("one mask", r'agent 1 has no "action_mask", but agent 0 has: give all agents one, of ones where all is allowed'),
+        (
+            "one mask",
+            r'agent 1 has no "action_mask", but agent 0 has: give all agents one, of ones where all is allowed',
+        ),
         ("action counts", r"different numbers of actions \[2, 3\]: pad them"),
         ("continuous", r"action space of agent 0 is Box.*; actions must be Discrete\(n\) starting at 0"),
         ("start", r"action space of agent 0 is Discrete\(2, start=1\)"),
@@ -130,7 +137,9 @@ def test_several_groups(build):
 def test_an_env_that_is_not_registered(build):
     config = small_config()
     config.env = "predator_pray"
-    with pytest.raises(TeamEnvError, match=r"env is 'predator_pray', which is not reg.* Did you mean 'predator_prey'\?") as error:
+    with pytest.raises(
+        TeamEnvError, match=r"env is 'predator_pray', which is not reg.* Did you mean 'predator_prey'\?"
+    ) as error:
         config.check_env()
     one_line(error)
 
@@ -206,7 +215,10 @@ def test_under_tune_what_was_trained_lies_in_the_trials_folder(tmp_path, callbac
         ),
         ({"intrinsic_reward": "idn"}, r"got 'idn'. Did you mean 'idm'\?"),
         ({"intrinsic_reward": Mixer}, r"a subclass of IntrinsicReward, or its 'module:name'; got <class"),
-        ({"intrinsic_reward": None, "intrinsic_reward_stage": "trajectory"}, r'needs an intrinsic_reward, "idm" for one'),
+        (
+            {"intrinsic_reward": None, "intrinsic_reward_stage": "trajectory"},
+            r'needs an intrinsic_reward, "idm" for one',
+        ),
         (
             {"distillation_terms": {"more": "kl"}},
             r"distillation_terms is \{name: \(term, coefficient\)\} with .*; got \{'more': 'kl'\}",
@@ -218,8 +230,14 @@ def test_under_tune_what_was_trained_lies_in_the_trials_folder(tmp_path, callbac
         ({"block_loss_coeff": -0.5}, r"block_loss_coeff is a number from 0 to 1,000,000; got -0.5"),
         ({"fusion_embed_dim": 2.5}, r"fusion_embed_dim is a whole number from 1 to 8,192; got 2.5"),
         ({"target_update_interval_episodes": 0}, r"target_update_interval_episodes is a whole number above 0"),
-        ({"lr": [[10, 1e-3], [0, 1e-4]]}, r"lr is a number above 0 and at most 1, or a schedule \[\[0, rate\], .*; got \[\[10"),
-        ({"replay_buffer_config": {"capacity": 0}}, r"replay_buffer_config\['capacity'\] is a whole number above 0; got 0"),
+        (
+            {"lr": [[10, 1e-3], [0, 1e-4]]},
+            r"lr is a number above 0 and at most 1, or a schedule \[\[0, rate\], .*; got \[\[10",
+        ),
+        (
+            {"replay_buffer_config": {"capacity": 0}},
+            r"replay_buffer_config\['capacity'\] is a whole number above 0; got 0",
+        ),
         ({"replay_buffer_config": {"capacity": 3}}, r"capacity'\] = 3 is less than train_batch_size = 4"),
         ({"replay_buffer_config": {"size": 30}}, r"replay_buffer_config\['size'\] is unknown"),
     ],
@@ -273,7 +291,9 @@ def test_renamed_keys_are_refused_with_their_new_names(old, new):
         DDN.get_default_config().update_from_dict({old: 1e-3})
 
 
-@pytest.mark.parametrize("key", ["mask_probability", "state_fusion", "follower_lr", "distillation_terms", "behaviour_network"])
+@pytest.mark.parametrize(
+    "key", ["mask_probability", "state_fusion", "follower_lr", "distillation_terms", "behaviour_network"]
+)
 def test_a_host_has_no_key_of_ddns(key):
     message = rf"unknown config key '{key}': it is a key of DDNConfig, and QMIXConfig has no use for it"
     assert not hasattr(QMIXConfig(), key)
@@ -290,7 +310,9 @@ def test_tune_refuses_a_bad_config_in_the_driver(tmp_path):
 
 def test_a_factory_that_does_not_exist(build):
     config = small_config()
-    config.environment("pettingzoo", env_config={"env": "pettingzoo.sisl.pursuit_v3:parallel_env"}, disable_env_checking=True)
+    config.environment(
+        "pettingzoo", env_config={"env": "pettingzoo.sisl.pursuit_v3:parallel_env"}, disable_env_checking=True
+    )
     with pytest.raises(TeamEnvError, match=r"cannot be imported: .* Installed is pettingzoo.sisl.pursuit_v\d"):
         config.check_env()
     config.env_config = {"env": "nonsense"}

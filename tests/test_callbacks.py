@@ -51,7 +51,8 @@ def test_functions_are_called_as_methods_are(build):
     functions = {name: lambda name=name, **told: calls.append((name, *sorted(told))) for name in names}
     config.evaluation(evaluation_interval=1, evaluation_duration=1)
     config.callbacks(
-        Recorder, **functions | {"on_train_result": [functions["on_train_result"], lambda *, result, **_: result.pop("mine")]}
+        Recorder,
+        **functions | {"on_train_result": [functions["on_train_result"], lambda *, result, **_: result.pop("mine")]},
     )
     algo = build(config)
     result = algo.train()
@@ -60,9 +61,13 @@ def test_functions_are_called_as_methods_are(build):
     assert calls.count(("on_train_result", "algorithm", "metrics_logger", "result")) == 1
     ended = ("on_episode_end", "base_env", "env_index", "episode", "policies", "worker")
     assert calls.count(ended) == 2 + 2  # the round's, and one greedy episode of each network
-    with pytest.raises(ValueError, match=r"callbacks_on_train_result is a function, a list of functions, or None; got 5"):
+    with pytest.raises(
+        ValueError, match=r"callbacks_on_train_result is a function, a list of functions, or None; got 5"
+    ):
         small_config().callbacks(on_train_result=5).validate()
-    with pytest.raises(ValueError, match=r"callbacks_on_environment_created has no meaning here: RLlib calls it on its new API"):
+    with pytest.raises(
+        ValueError, match=r"callbacks_on_environment_created has no meaning here: RLlib calls it on its new API"
+    ):
         small_config().callbacks(on_environment_created=print).validate()
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "chaos.py"
-pytestmark = pytest.mark.timeout(1800)  # on a machine that is busy with other things; alone it takes a minute and a half
+pytestmark = pytest.mark.timeout(
+    1800
+)  # on a machine that is busy with other things; alone it takes a minute and a half
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,9 @@ def spoil(books, what):
     if what == "played":
         played = [line for line in played if line.get("ended", [None])[0] != kept]
     elif what == "begun":
-        played += [{"begun": "never heard of again", "job": [line for line in trained if "life" in line][-1]["life"], "pid": 1}]
+        played += [
+            {"begun": "never heard of again", "job": [line for line in trained if "life" in line][-1]["life"], "pid": 1}
+        ]
     elif what == "checksum":
         end["replay"][-1][2] ^= 1
     elif what == "twice":

@@ -70,7 +70,8 @@ def test_a_search_whose_scores_differ_in_kind_has_no_best_trial(wins, monkeypatc
     storage = SimpleNamespace(experiment_dir_name="search")
     known = {"evaluation/follower/win_rate": {"max": 0.95, "last": 0.9}}
     trials = [
-        SimpleNamespace(storage=storage, config={"lr": lr}, metric_analysis=known if wins or lr == 0.1 else {}) for lr in (0.1, 0.2)
+        SimpleNamespace(storage=storage, config={"lr": lr}, metric_analysis=known if wins or lr == 0.1 else {})
+        for lr in (0.1, 0.2)
     ]
     monkeypatch.setattr(training, "_best", lambda trial: ("", {"score": trial.config["lr"]}))
     (line,) = training.best_trials(trials)

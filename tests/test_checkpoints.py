@@ -230,7 +230,12 @@ def test_a_checkpoint_of_another_mixer(build, tmp_path):
 @pytest.mark.parametrize("config", [DDNConfig, QMIXConfig])
 def test_weights_of_version_0_1_are_refused(build, config):
     policy = build(small_config(config)).get_policy()
-    renamed = {"host.agent.": "leader.", "host.target_agent.": "target_leader.", "distillation.": "", "intrinsic.": "idm."}
+    renamed = {
+        "host.agent.": "leader.",
+        "host.target_agent.": "target_leader.",
+        "distillation.": "",
+        "intrinsic.": "idm.",
+    }
     old = {}
     for name, value in policy.get_weights().items():
         for new_part, old_part in renamed.items():

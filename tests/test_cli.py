@@ -76,8 +76,10 @@ def test_a_yaml_file_trains_with_a_table_of_leader_and_follower(trained):
     results = [json.loads((trial / "result.json").read_text().splitlines()[-1]) for trial in trial_folders(folder)]
     best = max(results, key=lambda result: result["best"]["score"])
     (line,) = [line for line in table.splitlines() if line.startswith("tiny: the best of 2 trials is ")]
-    assert f"score {best['best']['score']:.4g}, with lr={best['config']['lr']:.4g}, mixer={best['config']['mixer']}" in line or (
-        f"mixer={best['config']['mixer']}, lr={best['config']['lr']:.4g}" in line
+    assert (
+        f"score {best['best']['score']:.4g}, with lr={best['config']['lr']:.4g}, mixer={best['config']['mixer']}"
+        in line
+        or (f"mixer={best['config']['mixer']}, lr={best['config']['lr']:.4g}" in line)
     )
     assert table.count(" env steps, score ") >= 2
     for result, trial in zip(results, trial_folders(folder), strict=True):
@@ -94,7 +96,9 @@ def test_what_is_printed_while_it_trains(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: clock)
     reporter, shown = Reporter(), []
     trial = SimpleNamespace(trial_id="a", status="RUNNING", last_result={"training_iteration": 1})
-    for second, (status, iteration) in enumerate([("RUNNING", 1), ("RUNNING", 1), ("RUNNING", 2), ("RUNNING", 2), ("PAUSED", 2)]):
+    for second, (status, iteration) in enumerate(
+        [("RUNNING", 1), ("RUNNING", 1), ("RUNNING", 2), ("RUNNING", 2), ("PAUSED", 2)]
+    ):
         clock = 100.0 + 10 * second
         trial.status, trial.last_result["training_iteration"] = status, iteration
         shown.append(reporter.should_report([trial]))
@@ -120,7 +124,9 @@ def test_tensorboard_has_the_curves(trained):
             assert f"ray/tune/{name}" in tags
         curve = events.Scalars("ray/tune/evaluation/leader/episode_return_mean")
         logged = [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
-        assert [point.value for point in curve] == pytest.approx([r["evaluation"]["leader"]["episode_return_mean"] for r in logged])
+        assert [point.value for point in curve] == pytest.approx(
+            [r["evaluation"]["leader"]["episode_return_mean"] for r in logged]
+        )
         assert [point.step for point in curve] == [r["timesteps_total"] for r in logged]
 
 
@@ -133,7 +139,18 @@ def test_evaluate_a_checkpoint_and_save_gifs(trained, tmp_path):
     assert both["checkpoint"] == str(checkpoint)
     assert f"leader: 4 greedy episodes, return {both['leader']['episode_return_mean']:.4g} [" in told
     one = json.loads(
-        rllib("evaluate", trial, "--latest", "--episodes", 4, "--network", "leader", "--save-gif", tmp_path / "gifs", "--json")
+        rllib(
+            "evaluate",
+            trial,
+            "--latest",
+            "--episodes",
+            4,
+            "--network",
+            "leader",
+            "--save-gif",
+            tmp_path / "gifs",
+            "--json",
+        )
     )
     assert one["leader"] == both["leader"]  # the same games, drawn
     assert (one["seeds"], one["checkpoint"]) == (both["seeds"], both["checkpoint"])
@@ -155,13 +172,18 @@ RLLIB = (Path(__file__).parent / "examples" / "multi_agent_env.py").read_text()
 
 @pytest.mark.parametrize(
     ("text", "env", "env_config", "length"),
-    [(PETTINGZOO, "pettingzoo", {"env": "my_env:make", "max_cycles": 4}, 4), (RLLIB, "my_env:team", {"max_steps": 3}, 3)],
+    [
+        (PETTINGZOO, "pettingzoo", {"env": "my_env:make", "max_cycles": 4}, 4),
+        (RLLIB, "my_env:team", {"max_steps": 3}, 3),
+    ],
     ids=["PettingZoo", "RLlib"],
 )
 def test_a_game_in_the_current_directory(text, env, env_config, length, tmp_path):
     """In Ray's workers too, and when the checkpoint is evaluated; elsewhere its module is not found."""
     (tmp_path / "my_env.py").write_text(text)
-    assert "2 agents" in rllib("check-env", env, "--env-config", json.dumps({**env_config, "state": "concat"}), cwd=tmp_path)
+    assert "2 agents" in rllib(
+        "check-env", env, "--env-config", json.dumps({**env_config, "state": "concat"}), cwd=tmp_path
+    )
     config = {k: v for k, v in SMALL.items() if k != "env_config"} | {"num_env_runners": 1}
     game = ["--env", env, "--env-config", json.dumps(env_config)]
     stop = ["--stop", '{"training_iteration": 1}', "--storage-path", "results", "--ray-num-cpus", 2]
@@ -174,12 +196,16 @@ def test_a_game_in_the_current_directory(text, env, env_config, length, tmp_path
     played = json.loads(rllib(*evaluate, cwd=tmp_path, command=command))
     assert played["leader"]["episode_len_mean"] == length
     told = rllib(*evaluate, cwd=tmp_path / "results", command=command, code=2)
-    assert "cannot be imported: No module named 'my_env'. Custom modules are looked for in the working directory" in told
+    assert (
+        "cannot be imported: No module named 'my_env'. Custom modules are looked for in the working directory" in told
+    )
 
 
 def test_resume_finishes_an_experiment(trained, tmp_path):
     folder, _ = trained
-    again = rllib("train", "file", folder / "tiny.yaml", "--storage-path", folder / "results", "--ray-num-cpus", 2, "--resume")
+    again = rllib(
+        "train", "file", folder / "tiny.yaml", "--storage-path", folder / "results", "--ray-num-cpus", 2, "--resume"
+    )
     assert again.count("terminated, results in") == 2
     assert len(trial_folders(folder)) == 2  # finished trials are not run again
     other = [*map(str, ("train", "file", folder / "tiny.yaml", "--storage-path", folder / "results", "--resume"))]
@@ -188,7 +214,11 @@ def test_resume_finishes_an_experiment(trained, tmp_path):
     assert "was begun with gamma = 0.99, and --resume continues with that, not with 0.5" in refused.output
     # A setting that is left out now, or one within the env's, goes back to its default.
     for key, nested, message in (
-        ("train_batch_size", None, "was begun with train_batch_size = 4, and --resume continues with that, not with 32"),
+        (
+            "train_batch_size",
+            None,
+            "was begun with train_batch_size = 4, and --resume continues with that, not with 32",
+        ),
         ("env_config", "grid_size", "was begun with env_config = {"),
     ):
         spec = yaml.safe_load((folder / "tiny.yaml").read_text())
@@ -231,7 +261,17 @@ def test_nodes_that_started_are_taken_down_where_another_fails(tmp_path, monkeyp
             stopped.append(self)
 
     monkeypatch.setattr(training, "Cluster", Failing)
-    arguments = ["train", "--algo", "DDN", "--env", "predator_prey", "--config", json.dumps(SMALL), "--ray-num-nodes", "2"]
+    arguments = [
+        "train",
+        "--algo",
+        "DDN",
+        "--env",
+        "predator_prey",
+        "--config",
+        json.dumps(SMALL),
+        "--ray-num-nodes",
+        "2",
+    ]
     done = CliRunner().invoke(app, [*arguments, "--storage-path", str(tmp_path)])
     assert done.exit_code == 2
     assert "no more nodes" in done.stderr
@@ -250,10 +290,21 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
         "config.callbacks(on_algorithm_init=nice)\n"
         "stop = {'training_iteration': 1}\n"
     )
-    out = rllib("train", "file", tmp_path / "cartpole.py", "--storage-path", tmp_path, "--ray-num-cpus", 3, "--checkpoint-at-end")
+    out = rllib(
+        "train",
+        "file",
+        tmp_path / "cartpole.py",
+        "--storage-path",
+        tmp_path,
+        "--ray-num-cpus",
+        3,
+        "--checkpoint-at-end",
+    )
     assert "terminated" in out
     assert (tmp_path / "niceness").read_text() == str(os.nice(0))  # in Ray's worker, whose own default is 15
-    again = rllib("train", "file", tmp_path / "cartpole.py", "--storage-path", tmp_path, "--ray-num-cpus", 3, "--resume")
+    again = rllib(
+        "train", "file", tmp_path / "cartpole.py", "--storage-path", tmp_path, "--ray-num-cpus", 3, "--resume"
+    )
     assert "terminated" in again
     assert "best and latest: iteration 1, " in out
     (checkpoint,) = tmp_path.glob("cartpole/*/checkpoint_*")
@@ -269,14 +320,32 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
         (["train", "file", "nowhere.yaml"], "there is no file nowhere.yaml"),
         (["train", "--algo", "DDN", "--config", "{nope"], "--config is not JSON"),
         (["train", "--algo", "DDN"], "names no env"),
-        (["train", "--algo", "DNN", "--env", "predator_prey"], "there is no algorithm 'DNN'; did you mean 'VDN', 'DQN', 'DDN'?"),
-        (["train", "--algo", "xyz", "--env", "predator_prey"], "there is no algorithm 'xyz'; there are DDN, VDN, QMIX, "),
-        (["train", "--algo", "Value", "--env", "predator_prey"], "there is no algorithm 'Value'; there are DDN, VDN, QMIX, "),
-        (["train", "--algo", "DDN", "--env", "abc"], "there is no env 'abc'; there are predator_prey, pettingzoo, smac, smax."),
+        (
+            ["train", "--algo", "DNN", "--env", "predator_prey"],
+            "there is no algorithm 'DNN'; did you mean 'VDN', 'DQN', 'DDN'?",
+        ),
+        (
+            ["train", "--algo", "xyz", "--env", "predator_prey"],
+            "there is no algorithm 'xyz'; there are DDN, VDN, QMIX, ",
+        ),
+        (
+            ["train", "--algo", "Value", "--env", "predator_prey"],
+            "there is no algorithm 'Value'; there are DDN, VDN, QMIX, ",
+        ),
+        (
+            ["train", "--algo", "DDN", "--env", "abc"],
+            "there is no env 'abc'; there are predator_prey, pettingzoo, smac, smax.",
+        ),
         (["list", "keys", "qmx"], "did you mean 'QMIX'"),
         (["train", "--algo", "ppo", "--env", "CartPole-v1"], "did you mean 'PPO'"),
-        (["train", "--algo", "DDN", "--env", "predator_pray"], "there is no env 'predator_pray'; did you mean 'predator_prey'?"),
-        (["train", "--algo", "PPO", "--env", "CartPole-v7"], "there is no env 'CartPole-v7'; did you mean 'CartPole-v1'"),
+        (
+            ["train", "--algo", "DDN", "--env", "predator_pray"],
+            "there is no env 'predator_pray'; did you mean 'predator_prey'?",
+        ),
+        (
+            ["train", "--algo", "PPO", "--env", "CartPole-v7"],
+            "there is no env 'CartPole-v7'; did you mean 'CartPole-v1'",
+        ),
         (
             ["train", "--algo", "PPO", "--env", "nowhere.Game"],
             "the env 'nowhere.Game' cannot be imported: No module named 'nowhere'. Custom modules are looked for in the working",
@@ -285,7 +354,10 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
             ["train", "--algo", "DDN", "--env", "my_game:Match"],
             "the env 'my_game:Match' cannot be imported: No module named 'my_game'. Custom modules are looked for in the working",
         ),
-        (["train", "--algo", "DDN", "--stop", "5"], """--stop is a JSON object such as '{"timesteps_total": 100000}'; got 5"""),
+        (
+            ["train", "--algo", "DDN", "--stop", "5"],
+            """--stop is a JSON object such as '{"timesteps_total": 100000}'; got 5""",
+        ),
         (["train", "--algo", "DDN", "--stop", '{"timesteps_total": "all"}'], "takes a number"),
         (
             ["train", "--algo", "DDN", "--stop", "timesteps_total: 5"],
@@ -296,16 +368,36 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
         (["example", "get", "predator_pray_ddn"], "did you mean 'predator_prey_ddn'"),
         (["example", "get", "nowhere"], "there is no example 'nowhere'; `rllib example list` shows all."),
         (["train", "--algo", "DDN", "--stop", '{"timestep_total": 9}'], "did you mean 'timesteps_total'?"),
-        (["train", "--algo", "DDN", "--stop", '{"episode_reward_mean": 9}'], "did you mean 'env_runners/episode_return_mean'?"),
-        (["train", "--algo", "DDN", "--stop", '{"episodes_total": 9}'], "did you mean 'counters/num_episodes_sampled'?"),
-        (["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", "/dev/null/x"], "cannot be written to /dev/null/x"),
+        (
+            ["train", "--algo", "DDN", "--stop", '{"episode_reward_mean": 9}'],
+            "did you mean 'env_runners/episode_return_mean'?",
+        ),
+        (
+            ["train", "--algo", "DDN", "--stop", '{"episodes_total": 9}'],
+            "did you mean 'counters/num_episodes_sampled'?",
+        ),
+        (
+            ["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", "/dev/null/x"],
+            "cannot be written to /dev/null/x",
+        ),
         (["train", "--algo", "DDN", "--env", "predator_prey", "--scheduler", "asha2"], "asha2"),
         (["train", "--stop", "{}", "--algo", "DDN", "file", "x.yaml"], "options go after the file"),
         (["train", "--algo", "DDN", "--env", "CartPole-v1"], "is not a MultiAgentEnv"),
         (["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"mixer": "sum"}'], "mixer is one of"),
-        (["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"mask_prob": 1}'], "Did you mean 'mask_probability'?"),
         (
-            ["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"mask_probability": {"grid_search": [0.5, 2]}}'],
+            ["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"mask_prob": 1}'],
+            "Did you mean 'mask_probability'?",
+        ),
+        (
+            [
+                "train",
+                "--algo",
+                "DDN",
+                "--env",
+                "predator_prey",
+                "--config",
+                '{"mask_probability": {"grid_search": [0.5, 2]}}',
+            ],
             "mask_probability is a probability in [0, 1]; got 2",
         ),
         (
@@ -313,13 +405,19 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path):
             + ["--config", '{"mixer_config": {"alpha": {"grid_search": [0.1, 2.0]}}}'],
             "alpha",
         ),
-        (["train", "--algo", "DDN", "--env", "predator_prey", "--restore", "s3://bucket/checkpoint"], "a folder on this machine"),
+        (
+            ["train", "--algo", "DDN", "--env", "predator_prey", "--restore", "s3://bucket/checkpoint"],
+            "a folder on this machine",
+        ),
         (
             ["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"env_config": {"sight": 0}}'],
             "sight is a whole number",
         ),
         (["train", "--algo", "PPO", "--env", "math:floor"], "for which the env 'math:floor' is 'math.floor'"),
-        (["train", "--algo", "PPO", "--env", "robots:Fetch-v3"], "there is no env 'robots:Fetch-v3'; there are predator_prey, "),
+        (
+            ["train", "--algo", "PPO", "--env", "robots:Fetch-v3"],
+            "there is no env 'robots:Fetch-v3'; there are predator_prey, ",
+        ),
         (["evaluate", "nowhere"], "nowhere does not exist."),
         (["evaluate", "."], "is not a checkpoint: rllib_checkpoint.json is missing there."),
     ],
@@ -366,7 +464,10 @@ def test_options_win_over_the_file():
     assert spec["stop"] == {"timesteps_total": 10}
     assert spec["checkpoint_config"]["checkpoint_frequency"] == 3
     other = completed(env="smax", env_config='{"map_name": "3m"}', stop='{"training_iteration": 1}', checkpoint_freq=7)
-    assert (other["config"]["env"], other["config"]["env_config"]) == ("smax", {"map_name": "3m"})  # nothing of the old env's
+    assert (other["config"]["env"], other["config"]["env_config"]) == (
+        "smax",
+        {"map_name": "3m"},
+    )  # nothing of the old env's
     assert other["stop"] == {"training_iteration": 1}
     assert other["checkpoint_config"]["checkpoint_frequency"] == 7
 
@@ -386,7 +487,10 @@ def test_the_schedulers_arguments():
 
 
 def test_both_train_commands_have_the_same_options():
-    train, file = (typer.main.get_command(app).commands["train"], typer.main.get_command(app).commands["train"].commands["file"])
+    train, file = (
+        typer.main.get_command(app).commands["train"],
+        typer.main.get_command(app).commands["train"].commands["file"],
+    )
     names = [{option for p in command.params for option in p.opts} for command in (train, file)]
     assert names[0] - names[1] == {"--algo", "--run", "-a", "-r", "--experiment-name", "-n"}
     assert names[1] - names[0] == {"config_file"}

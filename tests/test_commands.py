@@ -56,12 +56,18 @@ def test_an_example_is_summed_up_by_its_first_sentence(tmp_path, monkeypatch):
         (["plot"], "rllib: Missing argument"),
         (["plot", "nowhere", "--by", "years"], "rllib: Invalid value for '--by'"),
         (["reproduce", "table9"], "rllib: there is no table 'table9'; there are table1"),
-        (["train", "--algo", "DDN", "--env", "predator_prey", "--num-samples", "0"], "rllib: --num-samples is at least 1"),
+        (
+            ["train", "--algo", "DDN", "--env", "predator_prey", "--num-samples", "0"],
+            "rllib: --num-samples is at least 1",
+        ),
         (
             ["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", "nope://x"],
             "rllib: results cannot be written to nope",
         ),
-        (["check-env", "nowhere"], "rllib: there is no env 'nowhere'; there are predator_prey, pettingzoo, smac, smax."),
+        (
+            ["check-env", "nowhere"],
+            "rllib: there is no env 'nowhere'; there are predator_prey, pettingzoo, smac, smax.",
+        ),
     ],
 )
 def test_every_error_is_one_line_and_exit_2(arguments, told, monkeypatch, capsys):
@@ -133,7 +139,16 @@ def test_a_trial_that_the_emulated_nodes_cannot_hold_is_refused(cpus, needs, tmp
     started = []
     monkeypatch.setattr(training, "_start_ray", lambda *arguments: started.append(arguments))
     monkeypatch.setattr(training, "run_experiments", lambda *arguments, **options: [])
-    options = ["--ray-num-nodes", 2, "--ray-num-cpus", cpus, "--storage-path", tmp_path, "--config", '{"num_env_runners": 2}']
+    options = [
+        "--ray-num-nodes",
+        2,
+        "--ray-num-cpus",
+        cpus,
+        "--storage-path",
+        tmp_path,
+        "--config",
+        '{"num_env_runners": 2}',
+    ]
     told = rllib("train", "--algo", "DDN", "--env", "predator_prey", *options, code=2 if needs else 0)
     assert bool(started) == (needs is None)
     assert (needs or "Starting Ray") in told
@@ -159,7 +174,9 @@ class Broken:
 
 def test_an_env_is_checked_by_playing():
     told = rllib("check-env", "predator_prey", "--env-config", json.dumps(SMALL_GAME))
-    assert told.startswith("predator_prey: 3 agents, 6 actions, observations of 18 and a state of 32 numbers, at most 12 steps; ")
+    assert told.startswith(
+        "predator_prey: 3 agents, 6 actions, observations of 18 and a state of 32 numbers, at most 12 steps; "
+    )
     game = {"env": "mpe2.simple_spread_v3:parallel_env", "N": 2, "max_cycles": 7}
     told = rllib("check-env", "pettingzoo", "--env-config", json.dumps(game))
     assert "2 agents, 5 actions" in told
@@ -228,7 +245,9 @@ def test_what_is_played_before_the_first_result():
     assert counted == "24 episodes played of the 32 that a batch needs; then it learns"
     counted = told(num_episodes_sampled=40, num_env_steps_sampled=8_000)
     assert counted == "learning in its first iteration: 8,000 of 10,000 env steps played"
-    assert told(iteration=1, num_episodes_sampled=99, num_env_steps_sampled=9) == counted  # has a result to show by then
+    assert (
+        told(iteration=1, num_episodes_sampled=99, num_env_steps_sampled=9) == counted
+    )  # has a result to show by then
     forget_progress(trial(iteration=0))
     assert first_iteration("a_trial") == "in its first iteration"
 

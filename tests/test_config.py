@@ -21,12 +21,26 @@ def test_the_defaults_are_the_papers_but_where_the_docs_say_so():
     assert (config.gamma, config.train_batch_size, config.grad_clip) == (0.99, 32, 10)
     assert config.replay_buffer_config == {"capacity": 5000}
     assert (config.mixer, config.mask_probability) == ("qmix", 0.75)
-    ours = config.optimizer, config.lr, config.td_lambda, config.target_update_interval_episodes, config.behaviour_network
+    ours = (
+        config.optimizer,
+        config.lr,
+        config.td_lambda,
+        config.target_update_interval_episodes,
+        config.behaviour_network,
+    )
     assert ours == ("adam", 1e-3, 0.6, 50, "leader")
-    for key, papers in (("lr", "5e-4"), ("optimizer", '"rmsprop" (the paper\'s'), ("target_update_interval_episodes", "200")):
+    for key, papers in (
+        ("lr", "5e-4"),
+        ("optimizer", '"rmsprop" (the paper\'s'),
+        ("target_update_interval_episodes", "200"),
+    ):
         assert papers in re.search(rf"^    {key}: .*", DDNConfig.training.__doc__, re.MULTILINE)[0]
     schedule = config.exploration_config
-    assert (schedule["initial_epsilon"], schedule["final_epsilon"], schedule["epsilon_timesteps"]) == (1.0, 0.05, 50_000)
+    assert (schedule["initial_epsilon"], schedule["final_epsilon"], schedule["epsilon_timesteps"]) == (
+        1.0,
+        0.05,
+        50_000,
+    )
 
 
 def test_the_optimizers_are_the_papers(build):
@@ -35,7 +49,11 @@ def test_the_optimizers_are_the_papers(build):
     assert kinds == {"host": "RMSprop", "follower": "Adam", "intrinsic": "Adam"}
     host = optimizers["host"].defaults
     assert (host["lr"], host["alpha"], host["eps"]) == (5e-4, 0.99, 1e-5)
-    assert {name: o.defaults["lr"] for name, o in optimizers.items()} == {"host": 5e-4, "follower": 1e-3, "intrinsic": 5e-4}
+    assert {name: o.defaults["lr"] for name, o in optimizers.items()} == {
+        "host": 5e-4,
+        "follower": 1e-3,
+        "intrinsic": 5e-4,
+    }
 
 
 @pytest.mark.parametrize("config", [ValueDecompositionConfig, DDNConfig, VDNConfig, PTDEConfig])
@@ -52,7 +70,9 @@ def test_training_takes_the_keys_that_it_documents_and_they_do_what_they_say(con
     assert documented == {name: getattr(plain, name) for name in documented}
     config().training(**documented)  # none is unknown
     for name, default in documented.items():
-        assert re.search(rf"^    {name}: .*Default: {re.escape(repr(default))}\.$", config.training.__doc__, re.MULTILINE), name
+        assert re.search(
+            rf"^    {name}: .*Default: {re.escape(repr(default))}\.$", config.training.__doc__, re.MULTILINE
+        ), name
     for name in ("evaluation_interval", "num_envs_per_env_runner", "exploration_config"):
         assert name not in documented
         assert f"``{name}``: " in config.__doc__

@@ -18,7 +18,12 @@ CASES = {
 
 def learn(build, case, devices, lengths):
     """Gradients and statistics of two updates of one size."""
-    options = {"train_batch_size": len(lengths), "grad_clip": None, "replay_buffer_config": {"capacity": 50}, **CASES[case]}
+    options = {
+        "train_batch_size": len(lengths),
+        "grad_clip": None,
+        "replay_buffer_config": {"capacity": 50},
+        **CASES[case],
+    }
     config = small_config(getattr(rllib_ddn, f"{case.split(',')[0]}Config"), **options)
     config.resources(num_gpus=devices)
     config._fake_gpus = devices > 0
@@ -31,7 +36,9 @@ def learn(build, case, devices, lengths):
             stats = policy.learn_on_loaded_batch()["tower_0"]["learner_stats"]
         else:
             stats = policy.learn_on_batch(batch)["learner_stats"]
-        gradients = [p.grad.flatten() for parameters in policy.model.trained().values() for p in parameters if p.grad is not None]
+        gradients = [
+            p.grad.flatten() for parameters in policy.model.trained().values() for p in parameters if p.grad is not None
+        ]
         found.append((torch.cat(gradients).clone(), {name: float(value) for name, value in stats.items()}))
     return found
 

@@ -48,7 +48,12 @@ def trained(tmp_path_factory):
     (first, _) = commands(blocks(README, "bash")[0])
     storage = tmp_path_factory.mktemp("ray_results")
     game = {"grid_size": 10, "num_predators": 8, "num_prey": 8, "episode_limit": 10}
-    config = {"env_config": game, "evaluation_duration": 2, "min_sample_timesteps_per_iteration": 1, "num_cpus_for_main_process": 1}
+    config = {
+        "env_config": game,
+        "evaluation_duration": 2,
+        "min_sample_timesteps_per_iteration": 1,
+        "num_cpus_for_main_process": 1,
+    }
     options = ["--stop", '{"training_iteration": 2}', "--config", json.dumps(config), "--storage-path", str(storage)]
     done = subprocess.run([*first, *options], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -80,7 +85,9 @@ def test_python_blocks_run(checkpoint, tmp_path):
     exported = CliRunner().invoke(cli.app, ["export", str(checkpoint), "--out", str(tmp_path / "exported")])
     assert exported.exit_code == 0, exported.output
     out = run_program("run_pages", checkpoint, tmp_path, *pages, timeout=500, cwd=tmp_path)
-    assert re.findall(r"^ran (.+)$", out, re.MULTILINE) == [str(block) for page in pages for block in blocks(page, "python")]
+    assert re.findall(r"^ran (.+)$", out, re.MULTILINE) == [
+        str(block) for page in pages for block in blocks(page, "python")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +108,9 @@ def test_commands_run(block, shell):
 
 def test_what_is_not_run_can_be_parsed(shell):
     """StarCraft's trainings, up to the check of the env."""
-    skipped = [command for page in PAGES for block in blocks(page, "bash") if block.why_not for command in commands(block)]
+    skipped = [
+        command for page in PAGES for block in blocks(page, "bash") if block.why_not for command in commands(block)
+    ]
     assert any("smac" in " ".join(command) for command in skipped)
     for command in skipped:
         if command[:2] == ["rllib", "train"]:
@@ -294,14 +303,28 @@ def test_the_tables_of_keys_are_in_step():
 
 
 def test_the_site_builds_and_fetches_nothing(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", ROOT / "docs/mkdocs/mkdocs.yml", "-d", tmp_path]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "-f",
+        ROOT / "docs/mkdocs/mkdocs.yml",
+        "-d",
+        tmp_path,
+    ]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     nav = yaml.safe_load((ROOT / "docs/mkdocs/mkdocs.yml").read_text())["nav"]
-    assert sorted(name for entry in nav for name in entry.values()) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    assert sorted(name for entry in nav for name in entry.values()) == sorted(
+        page.name for page in (ROOT / "docs").glob("*.md")
+    )
     for site_page in tmp_path.glob("*.html"):
-        fetched = re.findall(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"?(?:https?:)?//[^>]*>", site_page.read_text())
+        fetched = re.findall(
+            r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"?(?:https?:)?//[^>]*>", site_page.read_text()
+        )
         assert not fetched, f"{site_page.name}: {fetched}"
     reference = (tmp_path / "reference.html").read_text()
     assert "rllib_ddn.networks.mixers.mixer.Mixer.bootstrap" in reference

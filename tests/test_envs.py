@@ -25,7 +25,9 @@ def team(**config):
 
 
 def arrays(env, observation):
-    return encode(observation["team"], env.observation_space, TeamSpec.from_spaces(env.observation_space, env.action_space))
+    return encode(
+        observation["team"], env.observation_space, TeamSpec.from_spaces(env.observation_space, env.action_space)
+    )
 
 
 def test_padding_and_masks():
@@ -180,7 +182,11 @@ RULES = {"grid_size": 4, "num_predators": 3, "num_prey": 2, "episode_limit": 15}
 def test_vectorized_predator_prey_equals_the_single_games():
     """The registered env and the PettingZoo env, grouped, see the same arrays at every step."""
     fast = PredatorPreyTeam(RULES).vectorize(3)
-    config = {**RULES, "env": predator_prey.parallel_env, "team_reward": "mean"}  # every predator gets the team's reward
+    config = {
+        **RULES,
+        "env": predator_prey.parallel_env,
+        "team_reward": "mean",
+    }  # every predator gets the team's reward
     plain = TeamGames([PettingZooTeam(config) for _ in range(3)])
     rng, live = np.random.default_rng(0), np.arange(3)
     for games in (fast, plain):
@@ -217,7 +223,11 @@ def trained(env, env_config, build, **training):
 
 @pytest.mark.parametrize(
     ("name", "env_config"),
-    [("predator_prey", {"episode_limit": 3}), ("examples.multi_agent_env.team", {"max_steps": 3}), ("smax", {"map_name": "3m"})],
+    [
+        ("predator_prey", {"episode_limit": 3}),
+        ("examples.multi_agent_env.team", {"max_steps": 3}),
+        ("smax", {"map_name": "3m"}),
+    ],
 )
 def test_what_a_time_limit_is_may_be_said_of_any_env(name, env_config):
     config = DDNConfig().environment(name, env_config={**env_config, "timeouts": "terminate"})
@@ -228,7 +238,12 @@ def test_what_a_time_limit_is_may_be_said_of_any_env(name, env_config):
 
 
 def test_pursuit_trains_and_draws(build):
-    env_config = {"env": f"pettingzoo.sisl.{PURSUIT}:parallel_env", "max_cycles": 12, "n_pursuers": 3, "state": "concat"}
+    env_config = {
+        "env": f"pettingzoo.sisl.{PURSUIT}:parallel_env",
+        "max_cycles": 12,
+        "n_pursuers": 3,
+        "state": "concat",
+    }
     algo, stats = trained("pettingzoo", env_config, build)
     assert np.isfinite(stats["loss_global"])
     assert algo.get_policy().spec.obs_dim == 7 * 7 * 3
@@ -242,7 +257,12 @@ def test_pursuit_trains_and_draws(build):
 
 @pytest.mark.parametrize("timeouts", ["truncate", "terminate"])
 def test_mpe_trains_with_its_own_state(build, timeouts):
-    env_config = {"env": "mpe2.simple_spread_v3:parallel_env", "max_cycles": 10, "team_reward": "mean", "timeouts": timeouts}
+    env_config = {
+        "env": "mpe2.simple_spread_v3:parallel_env",
+        "max_cycles": 10,
+        "team_reward": "mean",
+        "timeouts": timeouts,
+    }
     algo, stats = trained("pettingzoo", env_config, build)
     spec = algo.get_policy().spec
     assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim) == (3, 5, 18, 54)
@@ -256,8 +276,16 @@ def test_rllibs_two_step_game_trains_as_it_is(build):
     """DDN learns at least the safe branch's 7 of 8 in RLlib's own env class."""
     config = (
         DDNConfig()
-        .environment(TwoStepGameWithGroupedAgents, env_config={"one_hot_state_encoding": True, "separate_state_space": True})
-        .training(train_batch_size=32, agent_hidden_dim=16, lr=3e-3, target_update_interval_episodes=50, intrinsic_reward=False)
+        .environment(
+            TwoStepGameWithGroupedAgents, env_config={"one_hot_state_encoding": True, "separate_state_space": True}
+        )
+        .training(
+            train_batch_size=32,
+            agent_hidden_dim=16,
+            lr=3e-3,
+            target_update_interval_episodes=50,
+            intrinsic_reward=False,
+        )
         .env_runners(num_envs_per_env_runner=8, exploration_config={"epsilon_timesteps": 1500})
         .evaluation(evaluation_interval=None, evaluation_duration=2)
         .debugging(seed=0)

@@ -64,7 +64,10 @@ def test_knowledge_transfer_by_hand():
     assert result["knowledge_transfer"] == 0.75
     assert "win_rate" not in result["leader"]
     result = compare({"leader": episodes(1, 1, won=(1.0, 1.0)), "follower": episodes(1, 1, won=(1.0, 0.0))})
-    assert (result["leader"]["win_rate"], result["knowledge_transfer"]) == (1.0, 0.5)  # of win rates, where there are any
+    assert (result["leader"]["win_rate"], result["knowledge_transfer"]) == (
+        1.0,
+        0.5,
+    )  # of win rates, where there are any
     assert np.isnan(compare({"leader": episodes(-1.0), "follower": episodes(2.0)})["knowledge_transfer"])
 
 
@@ -76,7 +79,9 @@ def test_intervals_by_hand():
     assert leader["episode_return_ci95"] == pytest.approx([3 - half, 3 + half])
     assert wilson(0.5, 10) == pytest.approx((0.236593, 0.763407), abs=1e-6)  # Newcombe 1998 has such tables
     assert wilson(0.0, 20) == pytest.approx((0.0, 0.161125), abs=1e-6)
-    assert describe({"agent": episodes(1, 1, won=(1.0, 0.0))})["agent"]["win_rate_ci95"] == pytest.approx(wilson(0.5, 2))
+    assert describe({"agent": episodes(1, 1, won=(1.0, 0.0))})["agent"]["win_rate_ci95"] == pytest.approx(
+        wilson(0.5, 2)
+    )
     single = describe({"agent": episodes(5.0)})["agent"]
     assert (single["episode_return_std"], single["episode_return_ci95"]) == (None, [None, None])
 

@@ -19,7 +19,12 @@ PARTS = {
         lambda model: model.distillation.terms["absolute"][0],
         {"loss_absolute", "same_actions"},
     ),
-    "intrinsic reward": (intrinsic_reward, ("intrinsic_reward",), lambda model: model.intrinsic, {"loss_reconstruction"}),
+    "intrinsic reward": (
+        intrinsic_reward,
+        ("intrinsic_reward",),
+        lambda model: model.intrinsic,
+        {"loss_reconstruction"},
+    ),
 }
 
 
@@ -83,7 +88,9 @@ def test_an_rllib_env_of_ones_own(build):
     config = small_config()
     config.env_config = {}
     config.environment("echo", env_config=dict(multi_agent_env.config.env_config))
-    in_a_module = config.copy().environment("examples.multi_agent_env.team", env_config={"numbers": 3, "state": "concat"})
+    in_a_module = config.copy().environment(
+        "examples.multi_agent_env.team", env_config={"numbers": 3, "state": "concat"}
+    )
     assert (in_a_module.check_env().obs_dim, in_a_module.check_env().state_dim) == (3, 6)
     algo = build(config)
     for _ in range(4):
@@ -103,7 +110,9 @@ def test_tensorboard_has_the_statistics_of_ones_own_parts(tmp_path):
         distillation_terms=distillation_term.config.distillation_terms,
         intrinsic_reward=intrinsic_reward.ReconstructionError,
     )
-    analysis = tune.run("DDN", config=config.to_dict(), stop={"training_iteration": 3}, storage_path=str(tmp_path), verbose=0)
+    analysis = tune.run(
+        "DDN", config=config.to_dict(), stop={"training_iteration": 3}, storage_path=str(tmp_path), verbose=0
+    )
     (trial,) = analysis.trials
     events = EventAccumulator(trial.path)
     events.Reload()

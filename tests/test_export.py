@@ -137,7 +137,9 @@ def test_many_teams_and_restarts(exported, env):
         if t and t % 2 == 0:
             policy.restart([2])
         now = [{name: e[name][k] for name in e} for e, k in zip((first, second, third), times, strict=True)]
-        obs, mask, actions, q = (np.stack([step[name] for step in now]) for name in ("obs", "action_mask", "actions", "q"))
+        obs, mask, actions, q = (
+            np.stack([step[name] for step in now]) for name in ("obs", "action_mask", "actions", "q")
+        )
         np.testing.assert_array_equal(policy.act(obs, mask), actions)
         np.testing.assert_allclose(policy.q_values, q, atol=1e-5)
 
@@ -184,7 +186,9 @@ def test_where_neither_torch_nor_ray_nor_gymnasium_can_be_imported(exported, tmp
 
 def test_predator_prey_is_played_where_neither_torch_nor_ray_can_be_imported(exported, tmp_path):
     np.savez(tmp_path / "episode.npz", **exported("predator_prey").episodes[0])
-    told = run_program("play_exported", exported("predator_prey").folder, tmp_path / "episode.npz", "torch", "ray", "onnx")
+    told = run_program(
+        "play_exported", exported("predator_prey").folder, tmp_path / "episode.npz", "torch", "ray", "onnx"
+    )
     assert re.match(r"a game of [1-9]", told)
 
 
@@ -195,7 +199,9 @@ def test_a_program_of_torch_plays_without_ray(tmp_path):
     algo.stop()
     np.savez(tmp_path / "episode.npz", **episode)
     assert (tmp_path / "follower.pt2").is_file()
-    told = run_program("play_exported", tmp_path, tmp_path / "episode.npz", "ray", "gymnasium", "pettingzoo", "onnxruntime")
+    told = run_program(
+        "play_exported", tmp_path, tmp_path / "episode.npz", "ray", "gymnasium", "pettingzoo", "onnxruntime"
+    )
     assert told == f"played {len(episode['obs'])}\n"
 
 
@@ -207,7 +213,9 @@ def test_a_leader_sees_the_state(tmp_path):
     for state, (obs, mask, actions, q) in zip(episode["state"], each_step(episode), strict=True):
         assert policy.act(obs, mask, state).tolist() == actions.tolist()
         np.testing.assert_allclose(policy.q_values[0], q, atol=1e-5)
-    with pytest.raises(TeamEnvError, match="the state is missing: the leader needs the one that the env has in training"):
+    with pytest.raises(
+        TeamEnvError, match="the state is missing: the leader needs the one that the env has in training"
+    ):
         policy.act(obs, mask)
     with pytest.raises(TeamEnvError, match=r"the state has the shape \(31,\)"):
         policy.act(obs, mask, state[:-1])
@@ -245,7 +253,9 @@ def test_agents_of_unequal_sizes_that_leave(tmp_path):
     policy.reset()
     with pytest.raises(TeamEnvError, match="in training the action mask of agent 'a' was in its info"):
         policy.act(Uneven().reset()[0])
-    with pytest.raises(TeamEnvError, match="the observation of agent 'b' has no \"action_mask\", which it had in training"):
+    with pytest.raises(
+        TeamEnvError, match="the observation of agent 'b' has no \"action_mask\", which it had in training"
+    ):
         ExportedPolicy(tmp_path, agent="b").act(np.zeros(2))
 
 
@@ -267,10 +277,14 @@ def test_every_leader_and_follower_is_traced_for_any_number_of_teams_and_agents(
                 torch.randn(teams, 3, 16),
                 torch.arange(3),
             ]
-            inputs += [torch.from_numpy(rng.integers(0, 2, (teams, spec.state_dim)).astype(np.int8))] * network.sees_state
+            inputs += [
+                torch.from_numpy(rng.integers(0, 2, (teams, spec.state_dim)).astype(np.int8))
+            ] * network.sees_state
             obs, mask, last_action, hidden, _, *state = inputs
             with torch.no_grad():
-                actions, out = policy.model.act(network, obs, *(state or [torch.zeros(teams, 1)]), mask, hidden, last_action)
+                actions, out = policy.model.act(
+                    network, obs, *(state or [torch.zeros(teams, 1)]), mask, hidden, last_action
+                )
                 found = program(*inputs)
                 one = [x[:, 2:] if k < 4 else x for k, x in enumerate(inputs)]
                 one[4] = torch.tensor([2])
@@ -378,7 +392,9 @@ def test_what_cannot_be_exported(build, tmp_path):
         policy.export(tmp_path, "agent")
     with pytest.raises(ValueError, match="format is one of 'onnx', 'torch'; got 'tflite'"):
         policy.export(tmp_path, format="tflite")
-    with pytest.raises(ValueError, match="observations of the space Text cannot be exported: only Box, the discrete spaces"):
+    with pytest.raises(
+        ValueError, match="observations of the space Text cannot be exported: only Box, the discrete spaces"
+    ):
         layout(Text(3))
 
     follower = policy.model.deployed["follower"]
@@ -387,7 +403,9 @@ def test_what_cannot_be_exported(build, tmp_path):
         return follower.fusion(z[..., :18], z) if z.sum() > 0 else z
 
     follower.fuse = chooses_by_value
-    with pytest.raises(ValueError, match="LocalPolicyNetwork cannot be exported, which has to work for any number") as error:
+    with pytest.raises(
+        ValueError, match="LocalPolicyNetwork cannot be exported, which has to work for any number"
+    ) as error:
         policy.export(tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "policy.json").exists()
@@ -428,7 +446,10 @@ def test_observations_by_agent_that_training_refuses(exported, policy):
         return bad
 
     for bad, message in (
-        (spoiled(observation=obs[1, :5]), r"the observation of agent 'predator_1' has the shape \(5,\); its space has \(18,\)"),
+        (
+            spoiled(observation=obs[1, :5]),
+            r"the observation of agent 'predator_1' has the shape \(5,\); its space has \(18,\)",
+        ),
         (spoiled(observation="far"), "the observation of agent 'predator_1' is 'far'; its space .* has numbers"),
         (spoiled(action_mask=[0] * 6), "the action mask of agent 'predator_1' is all zero"),
         (spoiled(action_mask=[1, 1]), r"\"action_mask\" of agent 'predator_1' has the shape \(2,\)"),
@@ -452,7 +473,9 @@ def test_numbers_that_are_not_finite(exported):
     obs, mask, *_ = next(each_step(exported("smax").episodes[0]))
     obs = obs.copy()
     obs[2, 0] = np.nan
-    with pytest.raises(TeamEnvError, match="observation that holds NaN or infinity, of agent 'ally_2'; observations must be"):
+    with pytest.raises(
+        TeamEnvError, match="observation that holds NaN or infinity, of agent 'ally_2'; observations must be"
+    ):
         policy.act(obs, mask)
     alone = ExportedPolicy(exported("smax").folder, agent="ally_2")
     with pytest.raises(TeamEnvError, match="observation that holds NaN or infinity, of agent 'ally_2'"):
@@ -501,7 +524,9 @@ def test_observations_are_flattened_as_in_training(space):
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
-@pytest.mark.parametrize("value", [0.5, np.nan, 9, -1, [0, 2], [2, 2], [1, 300], [1, np.inf], "far", None, {"b": 1}, (1,), {}])
+@pytest.mark.parametrize(
+    "value", [0.5, np.nan, 9, -1, [0, 2], [2, 2], [1, 300], [1, np.inf], "far", None, {"b": 1}, (1,), {}]
+)
 def test_what_training_does_not_flatten_is_refused_with_the_same_words(space, value):
     def outcome(function, *arguments):
         try:

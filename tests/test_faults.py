@@ -122,7 +122,9 @@ def test_an_env_that_always_raises_ends_in_a_line_and_what_was_trained_is_saved(
         algo.train()
     weights = {name: value.copy() for name, value in algo.get_policy().get_weights().items()}
     (tmp_path / "raise always").touch()
-    with pytest.raises(EnvRunnersError, match=r"raised ZeroDivisionError: no such place \(faulty.py, line \d+, in step\)") as error:
+    with pytest.raises(
+        EnvRunnersError, match=r"raised ZeroDivisionError: no such place \(faulty.py, line \d+, in step\)"
+    ) as error:
         algo.train()
     (tmp_path / "raise always").unlink()
     other = build(faulty_config(tmp_path))
@@ -138,7 +140,9 @@ def test_without_restarts_a_failure_ends_the_training(build, tmp_path):
     algo = build(config)
     algo.train()
     (tmp_path / "raise").touch()
-    with pytest.raises(EnvRunnersError, match=r"restart_failed_env_runners and ignore_env_runner_failures are off") as error:
+    with pytest.raises(
+        EnvRunnersError, match=r"restart_failed_env_runners and ignore_env_runner_failures are off"
+    ) as error:
         algo.train()
     refused(error)
 

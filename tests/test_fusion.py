@@ -57,7 +57,14 @@ def units(*shape):
     return one_hots(*shape, density=0.5) * (torch.rand(shape) * 1.3 - 0.3)
 
 
-INPUTS = [(one_hots, 400, 50), (one_hots, 200, 50), (torch.rand, 50, 20), (torch.randn, 50, 20), (units, 322, 176), (units, 27, 17)]
+INPUTS = [
+    (one_hots, 400, 50),
+    (one_hots, 200, 50),
+    (torch.rand, 50, 20),
+    (torch.randn, 50, 20),
+    (units, 322, 176),
+    (units, 27, 17),
+]
 
 
 def inputs(make, state_dim, obs_dim):

@@ -15,7 +15,9 @@ def explore(build, host, game, iterations):
     config = (
         getattr(variants, f"{host}Config")()
         .environment("pettingzoo", env_config={"env": game})
-        .training(lr=5e-3, td_lambda=0.0, train_batch_size=128, updates_per_episode=0.5, target_update_interval_episodes=64)
+        .training(
+            lr=5e-3, td_lambda=0.0, train_batch_size=128, updates_per_episode=0.5, target_update_interval_episodes=64
+        )
         .training(weight_averaging=None)  # a few hundred updates, whose average lags behind
         .env_runners(num_envs_per_env_runner=64, exploration_config={"initial_epsilon": 1.0, "final_epsilon": 1.0})
         .evaluation(evaluation_interval=None)

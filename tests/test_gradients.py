@@ -64,7 +64,9 @@ def test_an_update_changes_what_it_should_and_the_fixed_target_never(build):
 def test_the_follower_is_blind_to_the_state_at_every_step(build):
     policy, rng = build().get_policy(), np.random.default_rng(0)
     episodes = random_episodes(policy.spec)
-    states = {kind: [policy.initial_recurrent_state(4), policy.initial_recurrent_state(4)] for kind in ("follower", "leader")}
+    states = {
+        kind: [policy.initial_recurrent_state(4), policy.initial_recurrent_state(4)] for kind in ("follower", "leader")
+    }
     for t in range(7):
         obs, mask = episodes["obs"][:, t], np.ones((4, 3, 6), bool)
         for kind, pair in states.items():

@@ -36,7 +36,9 @@ def random_team(steps=1, seed=0, **given):
 
 def every_joint_action(team):
     """The team of one step, repeated with each of its available joint actions."""
-    joint = [u for u in itertools.product(range(A), repeat=N) if all(team.action_mask[0, i, a] for i, a in enumerate(u))]
+    joint = [
+        u for u in itertools.product(range(A), repeat=N) if all(team.action_mask[0, i, a] for i, a in enumerate(u))
+    ]
     rows = len(joint)
     repeated = {
         name: getattr(team, name).expand(rows, *getattr(team, name).shape[1:])
@@ -100,7 +102,9 @@ def test_qplex_is_not_monotone():
 
 
 def test_vdn_is_the_sum():
-    team = random_team(q_values=torch.tensor([[[1.0], [-2.0], [4.0]]]), action_mask=torch.ones(1, N, 1, dtype=torch.bool))
+    team = random_team(
+        q_values=torch.tensor([[[1.0], [-2.0], [4.0]]]), action_mask=torch.ones(1, N, 1, dtype=torch.bool)
+    )
     team.actions = torch.zeros(1, N, dtype=torch.int64)
     assert make("vdn")(team).tolist() == [3.0]
 
@@ -130,7 +134,9 @@ def test_qatten_in_numpy():
             weights = np.exp(logits[m, h] / 2)
             expected[m] += abs(numpy_mlp(mixer.head_weight, s)[m, h]) * (weights / weights.sum()) @ q[m]
     np.testing.assert_allclose(mixer(team).detach(), expected, rtol=1e-4)
-    loss, _ = mixer.loss(team, torch.tensor(expected + 1, dtype=torch.float32), torch.zeros(2), torch.tensor([1.0, 0.0]))
+    loss, _ = mixer.loss(
+        team, torch.tensor(expected + 1, dtype=torch.float32), torch.zeros(2), torch.tensor([1.0, 0.0])
+    )
     np.testing.assert_allclose(loss.item(), 1 + 0.5 * (logits[0] ** 2).mean(-1).sum(), rtol=1e-4)
 
 

@@ -21,7 +21,11 @@ def test_each_learner_has_the_optimizer_of_its_key(build):
         torch.optim.RMSprop,
         torch.optim.Adam,
     ]
-    assert (host.defaults["eps"], host.defaults["betas"], host.defaults["lr"]) == (1e-3, (0.8, 0.9), policy.config["lr"])
+    assert (host.defaults["eps"], host.defaults["betas"], host.defaults["lr"]) == (
+        1e-3,
+        (0.8, 0.9),
+        policy.config["lr"],
+    )
     assert (follower.defaults["alpha"], follower.defaults["eps"]) == (0.99, 1e-5)
     assert intrinsic.defaults["lr"] == 1e-3
 
@@ -53,7 +57,10 @@ def test_a_restored_run_takes_its_learning_rate_from_its_own_config(build, tmp_p
     other.restore(path)
     group = other.get_policy().optimizers["host"].param_groups[0]
     assert (group["lr"], group["alpha"]) == (5e-5, 0.5)
-    state = [optimizer.state_dict()["state"] for optimizer in (algo.get_policy()._optimizers[1], other.get_policy()._optimizers[1])]
+    state = [
+        optimizer.state_dict()["state"]
+        for optimizer in (algo.get_policy()._optimizers[1], other.get_policy()._optimizers[1])
+    ]
     assert state[0][0]["step"] == state[1][0]["step"] > 0  # the rest of its state is the checkpoint's
     assert other.train()["info"]["cur_lr"] == 5e-5
 
@@ -92,7 +99,10 @@ def test_targets_are_updated_every_so_many_learning_updates(build):
         ({"lr": [[0, 1e-3], [0, 1e-4]]}, r"lr is a number above 0 and at most 1, or a schedule"),
         ({"tau": 0}, r"tau is a number above 0 and at most 1; got 0"),
         ({"intrinsic_reward_config": {"nrm": "sum"}}, r"intrinsic_reward_config\['nrm'\] is unknown: IDM has norm\."),
-        ({"intrinsic_reward_config": {"norm": "max"}}, r"intrinsic_reward_config\['norm'\] is one of 'mean', 'sum'; got 'max'"),
+        (
+            {"intrinsic_reward_config": {"norm": "max"}},
+            r"intrinsic_reward_config\['norm'\] is one of 'mean', 'sum'; got 'max'",
+        ),
     ],
 )
 def test_bad_options(options, message):

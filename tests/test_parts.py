@@ -207,10 +207,16 @@ class Number(Mixer):
             {"mixer": LayerFirst},
             r"mixer: LayerFirst\(sizes, \*\*{}\) fails: AttributeError: cannot assign module before Module.__init__",
         ),
-        ({"mixer": NoSizes}, r"mixer: NoSizes\(sizes, \*\*{}\) fails: TypeError: .* takes 1 positional argument but 2 were given"),
+        (
+            {"mixer": NoSizes},
+            r"mixer: NoSizes\(sizes, \*\*{}\) fails: TypeError: .* takes 1 positional argument but 2 were given",
+        ),
         ({"mixer": Misspelt}, r"trial update with mixer=Misspelt fails: AttributeError: .* no attribute 'quality'"),
         ({"mixer": MixersDoubleLog}, r"two parts of an update log the statistic 'target_mean'"),
-        ({"mixer": Number}, r"trial update with mixer=Number fails: AttributeError: 'int' object has no attribute 'shape'"),
+        (
+            {"mixer": Number},
+            r"trial update with mixer=Number fails: AttributeError: 'int' object has no attribute 'shape'",
+        ),
         ({"targets": len}, r"trial update with targets=len fails: TypeError: "),
         ({"mixer": Column}, r"Column's value of a joint action has the shape \[2, 1\], but there are \[2\] steps"),
         (
@@ -221,7 +227,10 @@ class Number(Mixer):
         ({"intrinsic_reward": IntrinsicReward}, r"intrinsic_reward is one of .* IntrinsicReward lacks novelty\(\)\."),
         ({"distillation_terms": {"x": (DoubleLog, 1.0)}}, r"two parts of an update log the statistic 'loss_global'"),
         ({"distillation_terms": {"q": ("kl", 1.0)}}, r"distillation_terms\['q'\]: that name is taken"),
-        ({"targets": lambda rewards, values, batch, gamma: rewards[:, None]}, r"what targets\(\) returns has the shape \[2, 1\]"),
+        (
+            {"targets": lambda rewards, values, batch, gamma: rewards[:, None]},
+            r"what targets\(\) returns has the shape \[2, 1\]",
+        ),
         ({"mixer": PickyMixer, "mixer_config": {"depth": 1}}, r"mixer_config\['depth'\] is 2 for 3 agents; got 1"),
         (
             {"mixer": "nowhere:Mixer"},
@@ -232,7 +241,10 @@ class Number(Mixer):
         ({"mixer": f"{__name__}:Unfinished"}, r"mixer is one of .*Unfinished'. Unfinished lacks forward\(\)\."),
         ({"targets": "math:Sum"}, r"targets is 'math:Sum', which cannot be imported"),
         ({"targets": f"{__name__}:Unfinished"}, r"trial update with targets=.*Unfinished fails: TypeError"),
-        ({"distillation_terms": {"x": ("math:floor", 1.0)}}, r"distillation_terms\['x'\] is one of .*; got 'math:floor'"),
+        (
+            {"distillation_terms": {"x": ("math:floor", 1.0)}},
+            r"distillation_terms\['x'\] is one of .*; got 'math:floor'",
+        ),
         ({"optimizer": {"type": "adam", "epsilon": 1e-5}}, r"optimizer is 'rmsprop', 'adam', or a dict"),
         ({"optimizer": {"type": "adam", "lr": 1e-5}}, r"optimizer is .* \(lr has a key of its own; eps is above 0\)"),
         ({"grad_clip_by": "value"}, r"grad_clip_by is 'global_norm', of each optimizer; got 'value'"),
@@ -257,7 +269,9 @@ class FailingLeader(GatedLeader):
 def test_only_what_a_custom_component_does_is_blamed_on_it():
     with pytest.raises(RuntimeError, match=r"^the tracking server does not answer$"):
         small_config(mixer=Normalized).callbacks(Unreachable).build_algo()
-    with pytest.raises(ValueError, match=r"building the networks with state_fusion=FailingLeader fails: .* no such layer"):
+    with pytest.raises(
+        ValueError, match=r"building the networks with state_fusion=FailingLeader fails: .* no such layer"
+    ):
         small_config(state_fusion=FailingLeader).build_algo()
 
 
@@ -271,7 +285,9 @@ def test_custom_components_by_name(build):
         "targets": "examples.target:two_steps",
         "callbacks": "examples.mixer:WeightedSum",
     }
-    with pytest.raises(ValueError, match=r"callbacks is a subclass of RLlibCallback; got <class 'examples.mixer.WeightedSum'>"):
+    with pytest.raises(
+        ValueError, match=r"callbacks is a subclass of RLlibCallback; got <class 'examples.mixer.WeightedSum'>"
+    ):
         small_config().update_from_dict(names)
     algo = build(small_config().update_from_dict({**names, "callbacks": "ray.rllib.callbacks.callbacks:RLlibCallback"}))
     for _ in range(3):

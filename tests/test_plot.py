@@ -14,7 +14,9 @@ from rllib_ddn.cli import app
 from rllib_ddn.cli.curves import curves, default_window, final, interval, iqm, smooth
 
 
-def write_trial(folder, run="DDN", seed=1, returns=(1.0, 2.0, 3.0), start=10_000, metric="episode_return_mean", **config):
+def write_trial(
+    folder, run="DDN", seed=1, returns=(1.0, 2.0, 3.0), start=10_000, metric="episode_return_mean", **config
+):
     """A trial's folder as Tune leaves it: evaluations 10,000 env steps apart, the follower's lower by 1."""
     folder = folder / f"{run}_predator_prey_{seed}_{start}"
     folder.mkdir(parents=True)
@@ -71,7 +73,9 @@ def test_several_algorithms_and_seeds(tmp_path):
     assert "| DDN follower | 3.50 [3.00, 4.00] | 3.00, 4.00 |" in told
     assert "| DDN leader | 4.50 [4.00, 5.00] | 4.00, 5.00 |" in told
     assert "| QMIX | 7.50 [5.00, 10.00] | 5.00, 10.00 |" in told
-    told = rllib("plot", tmp_path / "ddn", "--out", out, "--table", "--mean-from", 5000, "--mean-to", 25000, "--by", "hours")
+    told = rllib(
+        "plot", tmp_path / "ddn", "--out", out, "--table", "--mean-from", 5000, "--mean-to", 25000, "--by", "hours"
+    )
     assert "| DDN leader | 1.50 [1.50, 1.50] | 1.50, 1.50 |" in told
     every = pd.read_csv(csv)
     assert list(every.columns) == ["env", "row", "seed", "network", "env steps", "hours", "metric", "value"]
@@ -91,7 +95,9 @@ def drawn(monkeypatch):
 def test_each_env_has_a_panel_and_a_scale_of_its_own(tmp_path, drawn):
     for k, env in enumerate(["predator_prey", "smax"]):
         for run in ("DDN", "QMIX"):
-            write_trial(tmp_path / env, run, 1, np.array([1.0, 2.0, 3.0]) + 100 * k, env=env, env_config={"map_name": f"m{k}"})
+            write_trial(
+                tmp_path / env, run, 1, np.array([1.0, 2.0, 3.0]) + 100 * k, env=env, env_config={"map_name": f"m{k}"}
+            )
     told = rllib("plot", tmp_path, "--out", tmp_path / "a.png", "--table", "--csv", tmp_path / "a.csv")
     (figure,) = drawn
     assert [axes.get_title() for axes in figure.axes] == ["Predator-Prey: m0", "SMAX: m1"]
@@ -128,7 +134,8 @@ def test_a_trial_that_the_scheduler_ended_has_a_dot(status, stop, marked, tmp_pa
         folder.rename(tmp_path / f"QMIX_predator_prey_{ids[-1]}_0")
     stops = {"stopping_criterion": {"timesteps_total": stop}}
     kept = [
-        [json.dumps({"trial_id": i, "status": state, **stops}), ""] for i, state in zip(ids, ["TERMINATED", status], strict=True)
+        [json.dumps({"trial_id": i, "status": state, **stops}), ""]
+        for i, state in zip(ids, ["TERMINATED", status], strict=True)
     ]
     (tmp_path / "experiment_state-1.json").write_text(json.dumps({"trial_data": kept}))
     rllib("plot", tmp_path, "--out", tmp_path / "a.png", "--window", 1)

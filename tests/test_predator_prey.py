@@ -238,7 +238,9 @@ def test_units_are_beside_the_planes_and_change_nothing_else():
                 assert sorted(map(tuple, present.tolist())) == sorted(cells(units, kind, game))
 
 
-@pytest.mark.parametrize(("state", "size"), [("planes", 200), ("env", 200), ("units", 200 + 16 * 20), ("concat", 8 * 50)])
+@pytest.mark.parametrize(
+    ("state", "size"), [("planes", 200), ("env", 200), ("units", 200 + 16 * 20), ("concat", 8 * 50)]
+)
 def test_the_states_that_env_config_knows(state, size):
     env = as_team_env(PredatorPreyTeam({"state": state}), {"state": state})
     spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
@@ -402,7 +404,9 @@ def test_renderings_agree_with_the_grid():
     assert [".Pq".index(c) for c in text] == env.games.picture().ravel().tolist()
     env.render_mode = "rgb_array"
     image = env.render()
-    colours = {tuple(image[r * 24 + 12, c * 24 + 12]) for r in range(5) for c in range(5) if env.games.picture()[r, c] == 2}
+    colours = {
+        tuple(image[r * 24 + 12, c * 24 + 12]) for r in range(5) for c in range(5) if env.games.picture()[r, c] == 2
+    }
     assert image.shape == (120, 120, 3)
     assert colours == {(222, 120, 38)}
 

@@ -114,7 +114,9 @@ def test_a_state_is_compressed_in_blocks(monkeypatch):
 
 
 def test_a_full_predator_prey_episode_takes_at_most_150_kb():
-    spec = SimpleNamespace(num_agents=8, num_actions=6, obs_dim=50, state_dim=200, obs_dtype=np.int8, state_dtype=np.int8)
+    spec = SimpleNamespace(
+        num_agents=8, num_actions=6, obs_dim=50, state_dim=200, obs_dtype=np.int8, state_dtype=np.int8
+    )
     replay = EpisodeReplay(capacity=7)
     replay.add(empty_episodes(3, 200, spec))
     assert replay.nbytes / 3 <= 150_000
@@ -207,7 +209,9 @@ NOWHERE = 8192e3, 4096e3  # what the machine has
 )
 def test_the_memory_of_the_machine_and_of_its_control_groups(tmp_path, groups, folder, names, limit, stat, expected):
     (tmp_path / "proc" / "self").mkdir(parents=True)
-    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 8000 kB\nMemFree: 1 kB\nMemAvailable: 4000 kB\nHugePages_Total: 0\n")
+    (tmp_path / "proc" / "meminfo").write_text(
+        "MemTotal: 8000 kB\nMemFree: 1 kB\nMemAvailable: 4000 kB\nHugePages_Total: 0\n"
+    )
     (tmp_path / "proc" / "self" / "cgroup").write_text(groups)
     group = tmp_path / "sys/fs/cgroup" / folder
     group.mkdir(parents=True)

@@ -48,7 +48,14 @@ def test_the_grids_differ_in_what_the_paper_varies():
     coeffs = [(c.block_loss_coeff, c.q_loss_coeff, c.feature_loss_coeff) for c in grid("table4").values()]
     assert coeffs == [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)]
     assert [c.state_fusion for c in grid("table3").values()] == ["personalized", "raw"]
-    assert [bool(c.intrinsic_reward) and c.mask_probability for c in grid("table5").values()] == [False, 0.1, 0.25, 0.5, 0.75, 0.9]
+    assert [bool(c.intrinsic_reward) and c.mask_probability for c in grid("table5").values()] == [
+        False,
+        0.1,
+        0.25,
+        0.5,
+        0.75,
+        0.9,
+    ]
     hosts = [(c.mixer, isinstance(c, DDNConfig)) for c in grid("table1").values()]
     assert hosts == [("vdn", False), ("vdn", True), ("qatten", False), ("qatten", True)]
     hosts = [(c.mixer, isinstance(c, DDNConfig)) for c in grid("figure5").values()]
@@ -78,7 +85,9 @@ def test_table_by_hand(tmp_path):
     found = reproducing.trials("table3", "predator_prey", None, 3, 100, {})
     for trial in found:
         if trial.row == "personalized":
-            write_trial(tmp_path, "any", trial.config, [0] * 8 + [4 * trial.seed, 6 * trial.seed])  # 5, 10, 15 from step 90 on
+            write_trial(
+                tmp_path, "any", trial.config, [0] * 8 + [4 * trial.seed, 6 * trial.seed]
+            )  # 5, 10, 15 from step 90 on
     curves = reproducing.load(found, tmp_path, NO_POINTS)
     assert final(curves, "personalized", "leader", 90).tolist() == [5, 10, 15]
     text = reproducing.markdown("table3", curves, "Caption.", 100, "here")
@@ -190,7 +199,9 @@ def test_the_win_rate_is_what_is_told_where_any_evaluation_has_it(tmp_path):
     for each, wins in ((trial, [np.nan, 0.5]), (other, [np.nan, np.nan])):  # the first iteration was not evaluated
         path = write_trial(tmp_path, each.row, each.config, [np.nan, 3.0]) / "progress.csv"
         pd.read_csv(path).assign(**{"evaluation/leader/win_rate": wins}).to_csv(path, index=False)
-    told = {each.row: reproducing.load([each], tmp_path, NO_POINTS)["metric"].unique().tolist() for each in (trial, other)}
+    told = {
+        each.row: reproducing.load([each], tmp_path, NO_POINTS)["metric"].unique().tolist() for each in (trial, other)
+    }
     assert told == {"personalized": ["win_rate"], "raw": ["episode_return_mean"]}
 
 
@@ -203,7 +214,9 @@ def test_another_env_takes_its_settings_from_the_config():
 
 def shown_from_points(name, points, out, **options):
     nothing = {"env": None, "env_config": None, "config": {}, "seeds": None, "steps": None, "rows": []}
-    reproducing.reproduce(name, **nothing | options, storage=out / "storage", out=out, cpus=None, no_run=True, points=points)
+    reproducing.reproduce(
+        name, **nothing | options, storage=out / "storage", out=out, cpus=None, no_run=True, points=points
+    )
 
 
 def test_points_are_of_the_grid_as_it_is(tmp_path):
@@ -227,18 +240,35 @@ def test_a_half_copied_checkpoint_is_passed_over(tmp_path):
     for name, text in (("checkpoint_000000", "{}"), ("checkpoint_000001", '{"type": ')):
         (folder / name).mkdir()
         (folder / name / "rllib_checkpoint.json").write_text(text)
-    assert [checkpoint for _, checkpoint in reproducing.pending([trial], tmp_path, NO_POINTS)] == [folder / "checkpoint_000000"]
+    assert [checkpoint for _, checkpoint in reproducing.pending([trial], tmp_path, NO_POINTS)] == [
+        folder / "checkpoint_000000"
+    ]
 
 
 def test_runs_are_finished_continued_and_never_repeated(tmp_path):
-    small = {"train_batch_size": 4, "replay_buffer_config": {"capacity": 50}, "agent_hidden_dim": 16, "evaluation_duration": 2}
+    small = {
+        "train_batch_size": 4,
+        "replay_buffer_config": {"capacity": 50},
+        "agent_hidden_dim": 16,
+        "evaluation_duration": 2,
+    }
     small |= {"min_sample_timesteps_per_iteration": 20, "num_envs_per_env_runner": 2}
 
     def run(steps):
         options = ["--seeds", "1", "--steps", str(steps), "--ray-num-cpus", "2", "--config", json.dumps(small)]
-        options += ["--env-config", json.dumps(SMALL_GAME), "--storage-path", str(tmp_path / "trials"), "--out", str(tmp_path)]
+        options += [
+            "--env-config",
+            json.dumps(SMALL_GAME),
+            "--storage-path",
+            str(tmp_path / "trials"),
+            "--out",
+            str(tmp_path),
+        ]
         done = subprocess.run(
-            [sys.executable, "-m", "rllib_ddn.cli", "reproduce", "table3", *options], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "rllib_ddn.cli", "reproduce", "table3", *options],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout, len(list((tmp_path / "trials").rglob("params.json")))
@@ -280,7 +310,9 @@ def test_ratios_and_differences_by_hand():
         for step, value in zip(steps, values, strict=True)
     ]
     table = pd.DataFrame(rows)
-    assert area(table, "base", "").to_dict() == pytest.approx({1: 0.3, 2: 1.0 / 3})  # 0.5 * 0 + 0.2 + 0.4 + 0.5 * 0.6, over 3
+    assert area(table, "base", "").to_dict() == pytest.approx(
+        {1: 0.3, 2: 1.0 / 3}
+    )  # 0.5 * 0 + 0.2 + 0.4 + 0.5 * 0.6, over 3
     assert transfer(table, "ddn").tolist() == pytest.approx([0.5, 1.0, 1.0, 0.9])
     assert transfer(table, "base").empty
     assert stratified([]) == ""

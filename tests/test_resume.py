@@ -112,7 +112,9 @@ def state_of(tmp_path, name, status="PAUSED", stop=None, reached=10, run="DDN", 
     from ray.train._internal.storage import StorageContext
 
     storage = StorageContext(str(tmp_path), experiment_dir_name=name, trial_dir_name="trial")
-    trial = Trial(run, config=whole or plain_config(**config), stub=True, storage=storage, stopping_criterion=stop or {})
+    trial = Trial(
+        run, config=whole or plain_config(**config), stub=True, storage=storage, stopping_criterion=stop or {}
+    )
     trial.placement_group_factory, trial.relative_logdir = PlacementGroupFactory([{"CPU": 1}]), "trial"
     folder = tmp_path / name / "trial"
     (folder / "checkpoint_000000").mkdir(parents=True)
@@ -131,7 +133,12 @@ def state_of(tmp_path, name, status="PAUSED", stop=None, reached=10, run="DDN", 
 
 
 def spec_of(tmp_path, **config):
-    return {"run": "DDN", "storage_path": str(tmp_path), "config": plain_config(**config), "stop": {"training_iteration": 10}}
+    return {
+        "run": "DDN",
+        "storage_path": str(tmp_path),
+        "config": plain_config(**config),
+        "stop": {"training_iteration": 10},
+    }
 
 
 def test_a_training_without_a_name_has_a_folder_of_its_own(tmp_path):
@@ -147,7 +154,9 @@ def test_without_a_name_the_newest_unfinished_training_with_these_settings_is_re
     for number in (2, 3):
         state_of(tmp_path, f"DDN_x_{number}", "PAUSED", stop, reached=5)
     state_of(tmp_path, "DDN_x_4", "PAUSED", stop, reached=5, mixer="vdn")
-    state_of(tmp_path, "DDN_x_5", "TERMINATED", {"training_iteration": 5}, reached=5)  # which the later stop would continue
+    state_of(
+        tmp_path, "DDN_x_5", "TERMINATED", {"training_iteration": 5}, reached=5
+    )  # which the later stop would continue
     name = lambda **config: name_of("DDN_x", spec_of(tmp_path, **config), True, False)  # noqa: E731
     assert name() == "DDN_x_3"
     assert name(mixer="vdn") == "DDN_x_4"
@@ -230,7 +239,10 @@ def test_an_interruption_says_what_is_left(monkeypatch, capsys, trials, line, la
     def end(experiments, options, interruption, ran, stop_ray, numbered):
         stop_ray.callback(stopped.append, "Ray")
         interruption.why, interruption.code = "interrupted", 130
-        ran += [SimpleNamespace(status=status, last_result={"done": done}, checkpoint=saved) for status, done, saved in trials]
+        ran += [
+            SimpleNamespace(status=status, last_result={"done": done}, checkpoint=saved)
+            for status, done, saved in trials
+        ]
         if late:  # a signal that comes when the trials have been saved
             raise KeyboardInterrupt
 
@@ -246,7 +258,9 @@ def test_an_interruption_says_what_is_left(monkeypatch, capsys, trials, line, la
     assert stopped == ["Ray"]
 
 
-@pytest.mark.parametrize(("checkpoint", "advice"), [("checkpoint", "--resume continues from"), (None, "without a checkpoint")])
+@pytest.mark.parametrize(
+    ("checkpoint", "advice"), [("checkpoint", "--resume continues from"), (None, "without a checkpoint")]
+)
 def test_failed_trials_are_continued_from_checkpoints_that_there_are(monkeypatch, capsys, checkpoint, advice):
     failed = SimpleNamespace(status=Trial.ERROR, last_result={}, checkpoint=checkpoint)
     monkeypatch.setattr("rllib_ddn.cli.training._run", lambda *given: given[3].append(failed))
@@ -280,7 +294,9 @@ def test_results_without_tunes_state_are_kept_beside(tmp_path, capsys):
     assert prepare({"name": {"storage_path": str(tmp_path)}}) is None
     assert (tmp_path / "name.old-2" / "trial" / "result.json").read_text() == "{}\n"
     assert not (tmp_path / "name").exists()
-    assert f"no checkpoint: starting over; the old results are now in {tmp_path / 'name.old-2'}" in capsys.readouterr().out
+    assert (
+        f"no checkpoint: starting over; the old results are now in {tmp_path / 'name.old-2'}" in capsys.readouterr().out
+    )
 
 
 def test_results_past_the_checkpoint_are_cut_off(tmp_path):
@@ -307,9 +323,16 @@ def test_results_past_the_checkpoint_are_cut_off(tmp_path):
 
 def test_time_left_by_hand():
     """Of a trial that was restored at 18,000 steps, and has needed 20 seconds for the two iterations since."""
-    result = {"num_env_steps_sampled_this_iter": 1000, "time_this_iter_s": 8.0, "timesteps_total": 20_000, "training_iteration": 12}
+    result = {
+        "num_env_steps_sampled_this_iter": 1000,
+        "time_this_iter_s": 8.0,
+        "timesteps_total": 20_000,
+        "training_iteration": 12,
+    }
     result |= {"time_since_restore": 20.0, "iterations_since_restore": 2, "time_total_s": 20.0}
-    assert progress(result, {"timesteps_total": 1_000_000}) == "125 env steps/s, about 2:43:20 left"  # 980,000 at 100 a second
+    assert (
+        progress(result, {"timesteps_total": 1_000_000}) == "125 env steps/s, about 2:43:20 left"
+    )  # 980,000 at 100 a second
     both = {"timesteps_total": 1_000_000, "training_iteration": 18, "evaluation/leader/episode_return_mean": 5}
     assert progress(result, both) == "125 env steps/s, about 0:01:00 left"  # the iterations end first
     assert progress(result, {"time_total_s": 50}) == "125 env steps/s, about 0:00:30 left"
@@ -340,7 +363,18 @@ def test_a_cut_off_state_is_one_line(tmp_path):
     (tmp_path / "default").mkdir()
     state = tmp_path / "default" / "experiment_state-2026-01-01_00-00-00.json"
     state.write_text('{"trial_data": [[')
-    arguments = ["train", "--algo", "DDN", "--env", "predator_prey", "-n", "default", "--storage-path", str(tmp_path), "--resume"]
+    arguments = [
+        "train",
+        "--algo",
+        "DDN",
+        "--env",
+        "predator_prey",
+        "-n",
+        "default",
+        "--storage-path",
+        str(tmp_path),
+        "--resume",
+    ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
@@ -356,14 +390,26 @@ def checkpoint(build, tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 100])
-@pytest.mark.parametrize("name", ["rllib_checkpoint.json", "algorithm_state.pkl", "policies/default_policy/policy_state.pkl"])
+@pytest.mark.parametrize(
+    "name", ["rllib_checkpoint.json", "algorithm_state.pkl", "policies/default_policy/policy_state.pkl"]
+)
 def test_a_damaged_checkpoint_is_one_line_with_the_files_path(checkpoint, name, size):
     check_checkpoint(checkpoint)
     path = checkpoint / name
     path.write_bytes(path.read_bytes()[:size])
     for arguments in (
         ["evaluate", str(checkpoint)],
-        ["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", str(checkpoint / "x"), "--restore", str(checkpoint)],
+        [
+            "train",
+            "--algo",
+            "DDN",
+            "--env",
+            "predator_prey",
+            "--storage-path",
+            str(checkpoint / "x"),
+            "--restore",
+            str(checkpoint),
+        ],
     ):
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 2
@@ -374,7 +420,11 @@ def test_a_damaged_checkpoint_is_one_line_with_the_files_path(checkpoint, name, 
 def test_checkpoints_are_made_by_the_clock_where_nothing_else_is_said(monkeypatch):
     experiments = {
         "unsaid": {"run": "DDN", "config": {}},
-        "every_five": {"run": "DDN", "config": {}, "checkpoint_config": {"checkpoint_frequency": 5, "checkpoint_at_end": False}},
+        "every_five": {
+            "run": "DDN",
+            "config": {},
+            "checkpoint_config": {"checkpoint_frequency": 5, "checkpoint_at_end": False},
+        },
         "none": {"run": "DDN", "config": {}, "checkpoint_freq": 0, "keep_checkpoints_num": 7},
         "others": {"run": "PPO", "config": {}},
     }
@@ -389,7 +439,11 @@ def test_checkpoints_are_made_by_the_clock_where_nothing_else_is_said(monkeypatc
     assert experiments["others"]["config"] == {"callbacks_on_train_result": [add_score]}
     assert experiments["unsaid"]["checkpoint_config"] == {"checkpoint_at_end": True, "num_to_keep": 2}
     assert experiments["every_five"]["checkpoint_config"] == {"checkpoint_frequency": 5, "checkpoint_at_end": False}
-    assert experiments["none"]["checkpoint_config"] == {"checkpoint_frequency": 0, "checkpoint_at_end": True, "num_to_keep": 7}
+    assert experiments["none"]["checkpoint_config"] == {
+        "checkpoint_frequency": 0,
+        "checkpoint_at_end": True,
+        "num_to_keep": 7,
+    }
 
     clock = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
@@ -448,7 +502,10 @@ def test_progress_csv_has_a_column_for_every_key_of_every_result(tmp_path):
     """Also for those that come later, and for those that come first when the trial has been resumed."""
     results = [{"training_iteration": 1, "note": 'a, "b"\nc', "config": {"lr": 1}}]
     results += [{"training_iteration": 2, "evaluation": {"win_rate": 0.5}}]
-    results += [{"training_iteration": 3}, {"training_iteration": 4, "evaluation": {"win_rate": 1.0}, "custom_metrics": {"k": 2}}]
+    results += [
+        {"training_iteration": 3},
+        {"training_iteration": 4, "evaluation": {"win_rate": 1.0}, "custom_metrics": {"k": 2}},
+    ]
     for part in (results[:3], results[3:]):
         logger, trial = ContinuedCSVLogger(), LoggedTrial(tmp_path / "trial")
         for result in part:

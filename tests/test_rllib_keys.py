@@ -86,21 +86,39 @@ def test_nonsense_is_refused_by_name(settings):
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({"exploration_config": {"epsilon_timestep": 10}}, "exploration_config['epsilon_timestep'] is unknown. Did you mean"),
+        (
+            {"exploration_config": {"epsilon_timestep": 10}},
+            "exploration_config['epsilon_timestep'] is unknown. Did you mean",
+        ),
         (
             {"exploration_config": {"initial_epsilon": 1.5}},
             "exploration_config['initial_epsilon'] is a probability in",
         ),
         ({"exploration_config": {"final_epsilon": -0.1}}, "exploration_config['final_epsilon'] is a probability"),
-        ({"exploration_config": {"epsilon_timesteps": 1.5}}, "exploration_config['epsilon_timesteps'] is a whole number"),
-        ({"replay_buffer_config": {"type": "ReplayBuffer"}}, "replay_buffer_config['type'] is unknown. It has capacity"),
-        ({"mixer_config": {"embed_dim": 32.0}}, "mixer_config['embed_dim'] is a whole number from 1 to 8,192; got 32.0"),
+        (
+            {"exploration_config": {"epsilon_timesteps": 1.5}},
+            "exploration_config['epsilon_timesteps'] is a whole number",
+        ),
+        (
+            {"replay_buffer_config": {"type": "ReplayBuffer"}},
+            "replay_buffer_config['type'] is unknown. It has capacity",
+        ),
+        (
+            {"mixer_config": {"embed_dim": 32.0}},
+            "mixer_config['embed_dim'] is a whole number from 1 to 8,192; got 32.0",
+        ),
         ({"mixer": "owqmix", "mixer_config": {"alpha": "big"}}, "mixer_config['alpha'] is a number from"),
-        ({"model": {"use_lstm": True}}, "model['use_lstm'] has no meaning here: the networks' sizes are agent_hidden_dim"),
+        (
+            {"model": {"use_lstm": True}},
+            "model['use_lstm'] has no meaning here: the networks' sizes are agent_hidden_dim",
+        ),
         ({"model": {"fcnet_hiddens": [64]}}, "model['fcnet_hiddens'] has no meaning here"),
         ({"model": {"custom_model": "unheard_of"}}, "model['custom_model'] is the name of a registered model"),
         ({"evaluation_config": {"explore": "no"}}, "evaluation_config: explore is True or False; got 'no'"),
-        ({"evaluation_config": {"explor": False}}, "evaluation_config: unknown config key 'explor'. Did you mean 'explore'?"),
+        (
+            {"evaluation_config": {"explor": False}},
+            "evaluation_config: unknown config key 'explor'. Did you mean 'explore'?",
+        ),
     ],
     ids=str,
 )
@@ -126,7 +144,15 @@ def test_every_key_of_rllib_is_declared_or_accepted_or_refused_when_it_is_change
         with pytest.raises(ValueError, match=rf"^{name} has no meaning here: .*; got <object object") as error:
             config.validate()
         assert "\n" not in str(error.value)
-    expected = {"num_learners", "rollout_fragment_length", "clip_rewards", "num_epochs", "minibatch_size", "output", "input_"}
+    expected = {
+        "num_learners",
+        "rollout_fragment_length",
+        "clip_rewards",
+        "num_epochs",
+        "minibatch_size",
+        "output",
+        "input_",
+    }
     assert expected < set(without_meaning)
     small_config().validate()
 
@@ -134,8 +160,14 @@ def test_every_key_of_rllib_is_declared_or_accepted_or_refused_when_it_is_change
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_learners": 2}, "num_learners has no meaning here: the learner is one process, with num_cpus_for_main_process"),
-        ({"rollout_fragment_length": 50}, "rollout_fragment_length has no meaning here: env runners play whole episodes"),
+        (
+            {"num_learners": 2},
+            "num_learners has no meaning here: the learner is one process, with num_cpus_for_main_process",
+        ),
+        (
+            {"rollout_fragment_length": 50},
+            "rollout_fragment_length has no meaning here: env runners play whole episodes",
+        ),
         ({"clip_rewards": True}, "clip_rewards has no meaning here: rewards are learned from as the env gives them"),
         ({"num_epochs": 3}, "num_epochs has no meaning here: an update takes train_batch_size episodes"),
         (
@@ -144,7 +176,10 @@ def test_every_key_of_rllib_is_declared_or_accepted_or_refused_when_it_is_change
         ),
         ({"grad_clip_by": "value"}, "grad_clip_by is 'global_norm', of each optimizer; got 'value'"),
         ({"buffer_size": 5000}, "buffer_size has no meaning here: the replay's size is replay_buffer_config={"),
-        ({"prioritized_replay": True}, "prioritized_replay has no meaning here: the replay samples whole episodes uniformly"),
+        (
+            {"prioritized_replay": True},
+            "prioritized_replay has no meaning here: the replay samples whole episodes uniformly",
+        ),
     ],
     ids=str,
 )
@@ -153,7 +188,9 @@ def test_keys_of_rllib_without_a_meaning(settings, message):
 
 
 def test_train_batch_size_per_learner_as_an_argument():
-    with pytest.raises(ValueError, match="train_batch_size_per_learner has no meaning here: an update takes train_batch_size"):
+    with pytest.raises(
+        ValueError, match="train_batch_size_per_learner has no meaning here: an update takes train_batch_size"
+    ):
         small_config().training(train_batch_size_per_learner=32).validate()
 
 
@@ -188,7 +225,12 @@ def test_what_users_of_pymarl_type(key, new):
 
 
 def test_every_option_of_the_table_for_pymarls_users_has_a_hint():
-    table = (Path(__file__).parent.parent / "docs" / "from_pymarl.md").read_text().split("## Options")[1].split("PyMARL2's fine")[0]
+    table = (
+        (Path(__file__).parent.parent / "docs" / "from_pymarl.md")
+        .read_text()
+        .split("## Options")[1]
+        .split("PyMARL2's fine")[0]
+    )
     firsts = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ")]
     names = [name.split(":")[0] for first in firsts for name in re.findall(r"`([^`]+)`", first)]
     names = [name for name in names if name.isidentifier() and name not in vars(DDNConfig())]
@@ -220,7 +262,9 @@ def test_a_config_as_a_dict_holds_values_only():
     assert config.copy().to_dict().keys() == config.to_dict().keys()
 
 
-@pytest.mark.parametrize(("mixer", "near"), [("QMIX", "qmix"), ("Qatten", "qatten"), ("VDN", "vdn"), ("ow_qmix", "owqmix")])
+@pytest.mark.parametrize(
+    ("mixer", "near"), [("QMIX", "qmix"), ("Qatten", "qatten"), ("VDN", "vdn"), ("ow_qmix", "owqmix")]
+)
 def test_mixers_are_found_whatever_their_case(mixer, near):
     assert refusal({"mixer": mixer}).endswith(f"got {mixer!r}. Did you mean {near!r}?")
 
@@ -274,7 +318,9 @@ def test_a_trial_that_the_cluster_has_no_room_for(monkeypatch, caplog, config, m
 
 def test_env_runners_that_the_cluster_has_no_room_for(monkeypatch):
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
-    config = small_config().env_runners(num_env_runners=2).evaluation(evaluation_interval=1, evaluation_num_env_runners=1)
+    config = (
+        small_config().env_runners(num_env_runners=2).evaluation(evaluation_interval=1, evaluation_num_env_runners=1)
+    )
     with pytest.raises(ValueError, match="the env runners need 3 CPUs, and the cluster has 2"):
         config.build_algo()
     config.evaluation(evaluation_interval=None)  # RLlib makes the evaluation's all the same
@@ -306,7 +352,10 @@ def test_messages_of_a_host_do_not_speak_of_ddn():
     ("settings", "words"),
     [
         ({"policies_to_train": lambda *_: None}, r"policies_to_train is \['default_policy'\], or None"),
-        ({"env": Mixer}, r"env <class .*Mixer'> cannot be made: it raised TypeError: Can't instantiate abstract class Mixer"),
+        (
+            {"env": Mixer},
+            r"env <class .*Mixer'> cannot be made: it raised TypeError: Can't instantiate abstract class Mixer",
+        ),
         (
             {"env": "nowhere.Game"},
             r"env is 'nowhere.Game', which cannot be imported: No module named 'nowhere'. Custom modules are looked for",
@@ -317,7 +366,10 @@ def test_messages_of_a_host_do_not_speak_of_ddn():
         ),
         ({"replay_buffer_config": {"type": None}}, r"replay_buffer_config\['type'\] is unknown"),
         ({"model": {"custom_model": 3}}, r"model\['custom_model'\] is the name of a registered model"),
-        ({"enable_env_runner_and_connector_v2": True}, "False like enable_env_runner_and_connector_v2: these algorithms run on"),
+        (
+            {"enable_env_runner_and_connector_v2": True},
+            "False like enable_env_runner_and_connector_v2: these algorithms run on",
+        ),
     ],
 )
 def test_what_random_settings_have_found(settings, words):

@@ -48,7 +48,9 @@ def test_between_evaluations_the_score_stays_and_ranks_below_the_evaluated_one()
 
 def test_win_rates_replace_returns():
     score = Score()
-    for iteration, evaluation in enumerate([{"episode_return_mean": 12.0}, {"episode_return_mean": 12.0, "win_rate": 0.25}], 1):
+    for iteration, evaluation in enumerate(
+        [{"episode_return_mean": 12.0}, {"episode_return_mean": 12.0, "win_rate": 0.25}], 1
+    ):
         assert score.update(evaluation, iteration, 0)
     assert score.best["score"] == 0.25
     assert not score.update({"episode_return_mean": 15.0, "win_rate": 0.0}, 3, 0)
@@ -144,7 +146,9 @@ def test_beside_a_training_the_evaluated_weights_are_kept(build, tmp_path, monke
     assert (best.iteration, best._counters["num_env_steps_sampled"]) == (3, steps)
     assert (result["best"]["training_iteration"], result["best"]["timesteps_total"]) == (3, steps)
     best.stop()
-    (evaluated,) = algo.eval_env_runner_group.foreach_env_runner(lambda r: r.policy.get_weights(), local_env_runner=False)
+    (evaluated,) = algo.eval_env_runner_group.foreach_env_runner(
+        lambda r: r.policy.get_weights(), local_env_runner=False
+    )
     assert same(evaluated, before)
 
 

@@ -25,7 +25,9 @@ from support.configs import learner_stats
 
 CASES = int(os.environ.get("SETTINGS_CASES", "300"))
 # RLlib's keys come and go with its versions. Functions that it calls are the user's: whatever they raise is no key's error.
-KEYS = sorted(key for key in {*declared(DDNConfig), *ACCEPTED} & {*vars(DDNConfig())} if not key.startswith("callbacks_on_"))
+KEYS = sorted(
+    key for key in {*declared(DDNConfig), *ACCEPTED} & {*vars(DDNConfig())} if not key.startswith("callbacks_on_")
+)
 
 
 class TwoSteps(MultiAgentEnv):
@@ -47,7 +49,13 @@ class TwoSteps(MultiAgentEnv):
 
     def step(self, action_dict):
         self.t += 1
-        return self.observe(), {"team": float(sum(action_dict["team"]))}, {"__all__": self.t == 2}, {"__all__": False}, {}
+        return (
+            self.observe(),
+            {"team": float(sum(action_dict["team"]))},
+            {"__all__": self.t == 2},
+            {"__all__": False},
+            {},
+        )
 
 
 # So small that a case takes a few hundredths of a second.
@@ -88,14 +96,41 @@ SCALARS = st.one_of(
     st.integers(),
     st.floats(),
     st.floats(0, 1),
-    st.sampled_from([0.0, 1.0, -1.0, 0.5, 64.0, 1e-300, 1e300, math.inf, -math.inf, math.nan, 10**400, -(10**400), 2**63]),
-    st.sampled_from([np.int64(3), np.float32(0.5), np.float64(0.25), np.float32(np.nan), np.bool_(True), np.array(0.5), 1j]),
+    st.sampled_from(
+        [0.0, 1.0, -1.0, 0.5, 64.0, 1e-300, 1e300, math.inf, -math.inf, math.nan, 10**400, -(10**400), 2**63]
+    ),
+    st.sampled_from(
+        [np.int64(3), np.float32(0.5), np.float64(0.25), np.float32(np.nan), np.bool_(True), np.array(0.5), 1j]
+    ),
     st.text(max_size=5),
     st.sampled_from(["no", "abc", "64", "0.5", "auto", "None", "EpsilonGreedy", "NoFilter", "MeanStdFilter"]),
 )
-NAMES = ["type", "capacity", "embed_dim", "epsilon_timestep", "epsilon_timesteps", "initial_epsilon", "alpha", "eps", "betas"]
-NAMES += ["use_lstm", "fcnet_hiddens", "custom_model", "explore", "lr", "norm", "a", "weight_decay", "CPU", "num_env_runners"]
-THINGS = st.sampled_from([object(), Mixer, NoMixer, RLlibCallback, dict, len, lambda *_: None, b"abc", torch.zeros(2), np.zeros(3)])
+NAMES = [
+    "type",
+    "capacity",
+    "embed_dim",
+    "epsilon_timestep",
+    "epsilon_timesteps",
+    "initial_epsilon",
+    "alpha",
+    "eps",
+    "betas",
+]
+NAMES += [
+    "use_lstm",
+    "fcnet_hiddens",
+    "custom_model",
+    "explore",
+    "lr",
+    "norm",
+    "a",
+    "weight_decay",
+    "CPU",
+    "num_env_runners",
+]
+THINGS = st.sampled_from(
+    [object(), Mixer, NoMixer, RLlibCallback, dict, len, lambda *_: None, b"abc", torch.zeros(2), np.zeros(3)]
+)
 
 
 @st.composite
@@ -109,7 +144,10 @@ def values(draw, name):
     )
     choices = [SCALARS, SCALARS, THINGS, changed, deep, st.dictionaries(SCALARS.filter(_hashable), SCALARS, max_size=1)]
     if known:
-        choices += [st.sampled_from(known), st.fixed_dictionaries({"type": st.sampled_from(known)}, optional={"eps": SCALARS})]
+        choices += [
+            st.sampled_from(known),
+            st.fixed_dictionaries({"type": st.sampled_from(known)}, optional={"eps": SCALARS}),
+        ]
     if isinstance(default, dict):
         choices += [changed.map(lambda more: {**default, **more})] * 3
     if "lr" in name:
@@ -155,7 +193,9 @@ def check(overrides):
     if line is not None:
         assert "\n" not in line
         assert len(line) < 500, line
-        assert any(re.search(rf"\b{name.removesuffix('_str').removesuffix('_class')}(_class)?\b", line) for name in overrides), line
+        assert any(
+            re.search(rf"\b{name.removesuffix('_str').removesuffix('_class')}(_class)?\b", line) for name in overrides
+        ), line
 
 
 @pytest.fixture(autouse=True)

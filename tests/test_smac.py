@@ -31,7 +31,9 @@ def test_sizes_and_a_training_iteration_on_each_map(build, stand_in, name):
     spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
     assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim) == PAPER_MAPS[name][:4]
     assert env.vectorize(1).episode_limit == PAPER_MAPS[name][4]
-    config = small_config(train_batch_size=2).environment("smac").evaluation(evaluation_interval=1, evaluation_duration=1)
+    config = (
+        small_config(train_batch_size=2).environment("smac").evaluation(evaluation_interval=1, evaluation_duration=1)
+    )
     config.env_config = {"map_name": name}
     algo = build(config)
     result = algo.train()
@@ -110,11 +112,15 @@ def test_bad_keys(stand_in):
 
 
 def test_arguments_pass_through_and_each_game_has_its_own_seed(stand_in):
-    config = EnvContext({"map_name": "MMM2", "difficulty": "3", "seed": 5, "replay_dir": "there"}, worker_index=2, num_workers=3)
+    config = EnvContext(
+        {"map_name": "MMM2", "difficulty": "3", "seed": 5, "replay_dir": "there"}, worker_index=2, num_workers=3
+    )
     games = SMACGames(2, config)
     assert [game._create()._seed for game in games._games] == [2005, 2006]
     assert {game._create().difficulty for game in games._games} == {"3"}
-    with pytest.raises(TeamEnvError, match=r"env_config\['dificulty'\] of smac is unknown; did you mean 'difficulty'\?"):
+    with pytest.raises(
+        TeamEnvError, match=r"env_config\['dificulty'\] of smac is unknown; did you mean 'difficulty'\?"
+    ):
         SMACTeam({"map_name": "MMM2", "dificulty": "3"})
 
 
@@ -227,7 +233,10 @@ def test_evaluation_saves_replays(build, stand_in, tmp_path, monkeypatch):
 def test_tuned_examples_have_the_papers_settings(stand_in, name):
     """Section B.3: 3s5z_vs_3s6z has a learning rate, an exploration and a length of its own."""
     hard = name == "3s5z_vs_3s6z"
-    for kind, runs in (("ddn", {"DDN"}), ("baselines", {"VDN", "QMIX", "Qatten", "QPLEX", "CWQMIX", "OWQMIX", "QTRAN"})):
+    for kind, runs in (
+        ("ddn", {"DDN"}),
+        ("baselines", {"VDN", "QMIX", "Qatten", "QPLEX", "CWQMIX", "OWQMIX", "QTRAN"}),
+    ):
         experiments = accept(EXAMPLES / "smac" / f"{name}_{kind}.yaml")
         assert {spec["run"] for spec in experiments.values()} == runs
         for spec in experiments.values():
@@ -259,7 +268,9 @@ def test_tuned_examples_have_the_settings_of_pymarl2(stand_in, name):
 
 def test_without_smac(monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TeamEnvError, match=r"needs the package smac: pip install --no-deps git\+https://github.com/oxwhirl/smac"):
+    with pytest.raises(
+        TeamEnvError, match=r"needs the package smac: pip install --no-deps git\+https://github.com/oxwhirl/smac"
+    ):
         SMACTeam({})
     with pytest.raises(TeamEnvError, match="needs the package smacv2"):
         SMACTeam({"version": 2})
@@ -287,7 +298,10 @@ def test_the_wrong_smac(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("raise TypeError('Descriptors cannot be created directly.')", "pip install pys2clientprotocol .or set PROTOCOL_BUFFERS"),
+        (
+            "raise TypeError('Descriptors cannot be created directly.')",
+            "pip install pys2clientprotocol .or set PROTOCOL_BUFFERS",
+        ),
         ("import no_pysc2_here", "smac cannot be imported: No module named 'no_pysc2_here'. It needs pysc2"),
     ],
 )

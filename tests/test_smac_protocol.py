@@ -83,7 +83,9 @@ def test_attacking_wins_and_counts_as_a_win():
     env = games._games[0]._env
     while not over:
         mask = games.action_mask[0]
-        actions = np.where(mask[:, 6:].any(-1), 6 + mask[:, 6:].argmax(-1), np.where(mask[:, right], right, mask.argmax(-1)))
+        actions = np.where(
+            mask[:, 6:].any(-1), 6 + mask[:, 6:].argmax(-1), np.where(mask[:, right], right, mask.argmax(-1))
+        )
         rewards, terminated, truncated = games.step(actions[None], np.arange(1))
         total += rewards[0]
         over = bool(terminated[0] or truncated[0])
@@ -139,7 +141,9 @@ def test_the_env_check(game):
 
 
 def test_ddn_trains_on_it(build):
-    config = small_config(train_batch_size=2).environment("smac").evaluation(evaluation_interval=1, evaluation_duration=1)
+    config = (
+        small_config(train_batch_size=2).environment("smac").evaluation(evaluation_interval=1, evaluation_duration=1)
+    )
     config.env_config = {"map_name": "MMM2"}
     algo = build(config)
     result = algo.train()

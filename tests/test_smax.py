@@ -30,7 +30,13 @@ def games():
 
 def test_sizes_follow_the_scenario():
     """Observations: own 10 numbers, 13 of each other unit; 5 moves and an attack on each enemy."""
-    for name, allies, enemies in (("3m", 3, 3), ("3s5z", 8, 8), ("3s_vs_5z", 3, 5), ("5m_vs_6m", 5, 6), ("3s5z_vs_3s6z", 8, 9)):
+    for name, allies, enemies in (
+        ("3m", 3, 3),
+        ("3s5z", 8, 8),
+        ("3s_vs_5z", 3, 5),
+        ("5m_vs_6m", 5, 6),
+        ("3s5z_vs_3s6z", 8, 9),
+    ):
         env = SMAXTeam({"map_name": name})
         spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
         assert (spec.num_agents, spec.num_actions) == (allies, MOVES + enemies)
@@ -58,7 +64,9 @@ def test_whole_battles_compile_once(games):
                 assert terminated[row] == everyone_dead
                 assert info["battle_won"] == (info["dead_enemies"] == 3 and info["dead_allies"] < 3)
             live = live[~(terminated | truncated)]
-    assert max(after - one for after, one in zip(compiled(), before, strict=True)) <= 1  # 0 where other tests came first
+    assert (
+        max(after - one for after, one in zip(compiled(), before, strict=True)) <= 1
+    )  # 0 where other tests came first
     assert min(compiled()) >= 1
     assert lengths.max() <= 2 * games.episode_limit
     assert returns.max() <= 2 * 20  # of two battles, on SMAC's scale

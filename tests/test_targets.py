@@ -60,7 +60,9 @@ def test_lambda_returns_equal_a_loop_over_single_steps(sample, td_lambda):
     expected = naive(episodes, values, td_lambda)
     steps = [(i, row) for i, row in enumerate(rows) if row in expected]
     assert len(steps) == sum(LENGTHS) == int(batch.valid.sum())
-    np.testing.assert_allclose([float(ours[i]) for i, _ in steps], [expected[row] for _, row in steps], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        [float(ours[i]) for i, _ in steps], [expected[row] for _, row in steps], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_lambda_0_is_the_one_step_target_bit_for_bit(sample):

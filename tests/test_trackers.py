@@ -48,12 +48,16 @@ def test_the_command_logs_to_a_tracker(name, tmp_path, monkeypatch):
     pytest.importorskip(name)
     given = []
     monkeypatch.setattr(training, "_start_ray", lambda *arguments: None)
-    monkeypatch.setattr(training, "run_experiments", lambda *arguments, callbacks, **options: given.extend(callbacks) or [])
+    monkeypatch.setattr(
+        training, "run_experiments", lambda *arguments, callbacks, **options: given.extend(callbacks) or []
+    )
     monkeypatch.setenv("WANDB_PROJECT", "elsewhere")
     train = ["train", "--algo", "QMIX", "--env", "predator_prey", "-n", "teams", "--storage-path", str(tmp_path)]
     assert CliRunner().invoke(app, [*train, "--track", name]).exit_code == 0
     (tracker,) = [logger for logger in given if logger.__class__.__name__.lower().startswith(name)]
-    assert (tracker.experiment_name if name == "mlflow" else tracker.project) == ("teams" if name == "mlflow" else "elsewhere")
+    assert (tracker.experiment_name if name == "mlflow" else tracker.project) == (
+        "teams" if name == "mlflow" else "elsewhere"
+    )
     assert name == "mlflow" or tracker.kwargs["resume"] == "allow"  # a resumed trial continues its run
     monkeypatch.setattr(training.importlib.util, "find_spec", lambda module: None)
     told = CliRunner().invoke(app, [*train, "--track", name])
@@ -64,7 +68,9 @@ def test_the_command_logs_to_a_tracker(name, tmp_path, monkeypatch):
 def test_tensorboard_is_told_where_the_run_is(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(training, "_start_ray", lambda *arguments: None)
-    monkeypatch.setattr(training, "run_experiments", lambda *arguments, callbacks, **options: given.extend(callbacks) or [])
+    monkeypatch.setattr(
+        training, "run_experiments", lambda *arguments, callbacks, **options: given.extend(callbacks) or []
+    )
     train = ["train", "--algo", "QMIX", "--env", "predator_prey", "-n", "teams", "--storage-path", str(tmp_path)]
     result = CliRunner().invoke(app, [*train, "--track", "tensorboard"])
     assert f"tensorboard --logdir {tmp_path}/teams" in result.stdout

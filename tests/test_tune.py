@@ -31,7 +31,9 @@ class TellTheStartingRate(RLlibCallback):
 
 def test_tune_run_with_a_grid_and_a_sampler(tmp_path):
     config = plain_config(
-        mixer=tune.grid_search(["vdn", "qmix"]), lr=tune.loguniform(1e-4, 1e-3), exploration_config={"epsilon_timesteps": 100}
+        mixer=tune.grid_search(["vdn", "qmix"]),
+        lr=tune.loguniform(1e-4, 1e-3),
+        exploration_config={"epsilon_timesteps": 100},
     )
     options = {"storage_path": str(tmp_path), "checkpoint_config": AT_END, "verbose": 0}
     analysis = tune.run("DDN", config=config, stop={"training_iteration": 3}, **options)
@@ -52,7 +54,9 @@ def test_tune_run_with_a_grid_and_a_sampler(tmp_path):
 
 
 def test_tuner_with_a_config_object(tmp_path):
-    config = small_config(mask_probability=tune.uniform(0.1, 0.2)).evaluation(evaluation_interval=1, evaluation_duration=1)
+    config = small_config(mask_probability=tune.uniform(0.1, 0.2)).evaluation(
+        evaluation_interval=1, evaluation_duration=1
+    )
     options = {"storage_path": str(tmp_path), "checkpoint_config": AT_END, "verbose": 0}
     tuner = tune.Tuner(
         "DDN",

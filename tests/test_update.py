@@ -155,7 +155,9 @@ def test_torchs_threads_are_set_before_the_first_update(build, monkeypatch):
     config, seen = small_config(), []
     config.num_cpus_for_main_process = 2
     compute = DDNTorchPolicy.compute_update
-    monkeypatch.setattr(DDNTorchPolicy, "compute_update", lambda *args: seen.append(torch.get_num_threads()) or compute(*args))
+    monkeypatch.setattr(
+        DDNTorchPolicy, "compute_update", lambda *args: seen.append(torch.get_num_threads()) or compute(*args)
+    )
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

@@ -86,7 +86,10 @@ def test_the_follower_may_learn_in_every_second_update(build):
         before = weights(policy.model.distillation), weights(policy.model.host.agent)
         apply(gradients)
         moved.append(
-            [bool(changed(m, b)) for m, b in zip((policy.model.distillation, policy.model.host.agent), before, strict=True)]
+            [
+                bool(changed(m, b))
+                for m, b in zip((policy.model.distillation, policy.model.host.agent), before, strict=True)
+            ]
         )
 
     policy.apply_gradients = record
@@ -101,7 +104,9 @@ def test_the_follower_may_learn_in_every_second_update(build):
 
 
 def test_qtran_is_no_host_of_ddn():
-    with pytest.raises(ValueError, match=r"mixer is a host that a follower can learn from, one of 'vdn', .*; 'qtran' exists alone"):
+    with pytest.raises(
+        ValueError, match=r"mixer is a host that a follower can learn from, one of 'vdn', .*; 'qtran' exists alone"
+    ):
         small_config(mixer="qtran").build_algo()
 
 
@@ -160,7 +165,9 @@ def test_igmdas_mixture_moves_from_the_expert_to_the_learner(build):
     algo = build(config_of("IGMDA", mixture_timesteps=1000))
     runner, played = algo.env_runner, []
     play = runner.play
-    runner.play = lambda seeds, network, *args, **kwargs: played.append(network) or play(seeds, network, *args, **kwargs)
+    runner.play = lambda seeds, network, *args, **kwargs: (
+        played.append(network) or play(seeds, network, *args, **kwargs)
+    )
     shares = []
     for timestep in (0, 250, 750, 1000):
         runner.set_global_vars({"timestep": timestep})
@@ -214,7 +221,9 @@ def test_a_mixer_in_the_script_that_is_run(build):
     names = {"__name__": "__main__"}
     exec(code, names)
     (mixer,) = [v for v in names.values() if isinstance(v, type) and issubclass(v, Mixer) and v is not Mixer]
-    config = small_config(**{key: value for key, value in names["config"].to_dict().items() if key in ("mixer", "mixer_config")})
+    config = small_config(
+        **{key: value for key, value in names["config"].to_dict().items() if key in ("mixer", "mixer_config")}
+    )
     algo = build(config.env_runners(num_env_runners=1))
     for _ in range(3):
         algo.train()

@@ -65,7 +65,9 @@ def test_shapes_and_dtypes(name):
             assert (array.shape, array.dtype) == (shape, dtype)
         assert games.action_mask.any(-1).all()
         results = games.step(random_actions(games.action_mask, rng), everyone)
-        assert [(array.shape, array.dtype) for array in results] == [((COUNT,), kind) for kind in (np.float32, bool, bool)]
+        assert [(array.shape, array.dtype) for array in results] == [
+            ((COUNT,), kind) for kind in (np.float32, bool, bool)
+        ]
         assert not (results[1] & results[2]).any()
         assert all(isinstance(games.info(e), dict) for e in everyone)
     assert games.episode_limit is None or games.episode_limit > 3
@@ -145,7 +147,10 @@ def test_the_single_env_is_the_vector_env_of_one_game(name):
         assert isinstance(observation[TEAM], tuple)
         assert env.observation_space.contains(observation[TEAM])
         for i, agent in enumerate(observation[TEAM]):
-            same([agent["obs"], agent["state"], agent["action_mask"]], [games.obs[0, i], games.state[0], games.action_mask[0, i]])
+            same(
+                [agent["obs"], agent["state"], agent["action_mask"]],
+                [games.obs[0, i], games.state[0], games.action_mask[0, i]],
+            )
         actions = random_actions(games.action_mask, rng)
         (reward,), (terminated,), (truncated,) = games.step(actions, one)
         observation, rewards, terminateds, truncateds, infos = env.step({TEAM: tuple(actions[0])})
@@ -173,7 +178,10 @@ def test_observations_of_the_single_env_are_its_own(name):
 def test_resets_without_a_seed_follow_from_the_last_one():
     def states(seed):
         env = single("predator_prey")
-        return [env.reset(seed=seed)[0][TEAM][0]["state"].tolist(), *(env.reset()[0][TEAM][0]["state"].tolist() for _ in range(3))]
+        return [
+            env.reset(seed=seed)[0][TEAM][0]["state"].tolist(),
+            *(env.reset()[0][TEAM][0]["state"].tolist() for _ in range(3)),
+        ]
 
     assert states(1) == states(1)
     assert len(set(map(str, states(1) + states(2)))) == 8

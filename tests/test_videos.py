@@ -33,8 +33,13 @@ def test_videos_change_nothing_that_is_learned(build):
 
 def test_under_tune_they_lie_in_the_trials_folder(tmp_path):
     config = plain_config(video_interval=1, evaluation_interval=None)
-    (trial,) = tune.run("QMIX", config=config, stop={"training_iteration": 2}, storage_path=str(tmp_path), verbose=0).trials
-    assert [gif.name for gif in sorted(Path(trial.path, "videos").iterdir())] == ["iteration_000001.gif", "iteration_000002.gif"]
+    (trial,) = tune.run(
+        "QMIX", config=config, stop={"training_iteration": 2}, storage_path=str(tmp_path), verbose=0
+    ).trials
+    assert [gif.name for gif in sorted(Path(trial.path, "videos").iterdir())] == [
+        "iteration_000001.gif",
+        "iteration_000002.gif",
+    ]
 
 
 class NoImage(PredatorPreyTeam):

@@ -43,7 +43,11 @@ ROOMS = dict(rooms())
 
 def doors(walls_of, forbidden):
     """Forbidden imports of the modules that ``walls_of`` chooses."""
-    return {name: bad for name, names in ROOMS.items() if walls_of(name) and (bad := sorted(n for n in names if forbidden(n)))}
+    return {
+        name: bad
+        for name, names in ROOMS.items()
+        if walls_of(name) and (bad := sorted(n for n in names if forbidden(n)))
+    }
 
 
 def test_imports_are_found(tmp_path):
@@ -56,14 +60,22 @@ def test_imports_are_found(tmp_path):
 
 def test_the_learner_is_free_of_ray():
     learner = lambda name: within(  # noqa: E731
-        name, "rllib_ddn.team", "rllib_ddn.losses", "rllib_ddn.random_streams", "rllib_ddn.networks", "rllib_ddn.learning"
+        name,
+        "rllib_ddn.team",
+        "rllib_ddn.losses",
+        "rllib_ddn.random_streams",
+        "rllib_ddn.networks",
+        "rllib_ddn.learning",
     )
     assert doors(learner, lambda name: within(name, "ray", "rllib_ddn.envs")) == {}
 
 
 def test_networks_know_nothing_of_how_they_are_trained():
     assert (
-        doors(lambda name: within(name, "rllib_ddn.networks", "rllib_ddn.losses"), lambda name: within(name, "rllib_ddn.learning"))
+        doors(
+            lambda name: within(name, "rllib_ddn.networks", "rllib_ddn.losses"),
+            lambda name: within(name, "rllib_ddn.learning"),
+        )
         == {}
     )
 
@@ -90,7 +102,10 @@ def test_nothing_below_the_face_knows_it():
     assert doors(below, lambda name: within(name, *FACE)) == {}
     # Nor through the package itself, which has the face's names.
     parts = {name.split(".")[1] for name in ROOMS if "." in name}
-    assert doors(below, lambda name: within(name, "rllib_ddn") and name.split(".")[1:2] not in [[], *([p] for p in parts)]) == {}
+    assert (
+        doors(below, lambda name: within(name, "rllib_ddn") and name.split(".")[1:2] not in [[], *([p] for p in parts)])
+        == {}
+    )
 
 
 @pytest.mark.parametrize("path", sorted(TESTS.glob("test_*.py")), ids=lambda path: path.stem)

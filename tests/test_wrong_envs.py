@@ -88,9 +88,15 @@ def changed(agent, **parts):
     ("spoil", "message"),
     [
         (changed(1, obs=np.zeros(2)), r'"obs" of agent 1 at step 2 has the shape \(2,\); its space has \(3,\)'),
-        (changed(1, action_mask=np.ones(1)), r'"action_mask" of agent 1 at step 2 has the shape \(1,\); its space has \(2,\)'),
+        (
+            changed(1, action_mask=np.ones(1)),
+            r'"action_mask" of agent 1 at step 2 has the shape \(1,\); its space has \(2,\)',
+        ),
         (changed(0, state=np.zeros(5)), r'"state" of agent 0 at step 2 has the shape \(5,\); its space has \(2,\)'),
-        (changed(1, action_mask=None), r"observation of agent 1 has no \"action_mask\" at step 2, .*; got \['obs', 'state'\]"),
+        (
+            changed(1, action_mask=None),
+            r"observation of agent 1 has no \"action_mask\" at step 2, .*; got \['obs', 'state'\]",
+        ),
         (changed(1, obs=None), r'observation of agent 1 has no "obs" at step 2'),
         (changed(0, state=None), r'observation has no "state" at step 2: training needs it'),
         (changed(1, obs="abc"), r"\"obs\" of agent 1 at step 2 is 'abc'; its space Box\(.*\) has numbers"),
@@ -108,7 +114,9 @@ def test_observations_that_do_not_fit(spoil, message):
 @pytest.mark.parametrize("reward", ["1.5", "much", None, [1.0, 2.0]])
 def test_rewards_that_are_no_numbers(reward):
     played(Team(reward=np.float64(2)))
-    with pytest.raises(TeamEnvError, match=r"gave its team 'team' the reward .* at step 2; a reward is a finite number") as error:
+    with pytest.raises(
+        TeamEnvError, match=r"gave its team 'team' the reward .* at step 2; a reward is a finite number"
+    ) as error:
         played(Team(reward=reward))
     one_line(error)
 
@@ -144,7 +152,10 @@ class Replaced(Team):
         ({"reward": {"team": 1.0, "__all__": 5.0}}, r"gave a reward to '__all__' at step 1"),
         ({"observation": {}}, r"returned no observation for its team 'team' \(got \[\]\)"),
         ({"observation": {**Replaced().reset()[0], "ghost": 1}}, r"gave an observation to 'ghost' at step 1"),
-        ({"terminateds": {"team_0": True}}, r"terminateds have neither \"__all__\" nor its team 'team' \(got \['team_0'\]\)"),
+        (
+            {"terminateds": {"team_0": True}},
+            r"terminateds have neither \"__all__\" nor its team 'team' \(got \['team_0'\]\)",
+        ),
         ({"truncateds": {}}, r"truncateds have neither"),
     ],
 )
@@ -306,7 +317,9 @@ def test_an_env_that_leaves_its_agents_when_all_have_ended(limit, ends, warnings
     for _ in range(2):
         observation, _ = env.reset()
         for step in range(limit or 3):
-            assert observation["team"][1]["action_mask"].tolist() == ([0, 1, 0, 0] if step == 0 else [1, 0, 0, 0])  # b has left
+            assert observation["team"][1]["action_mask"].tolist() == (
+                [0, 1, 0, 0] if step == 0 else [1, 0, 0, 0]
+            )  # b has left
             observation, _, terminateds, truncateds, _ = env.step({"team": (0, 1 if step == 0 else 0)})
             ended = (terminateds["__all__"], truncateds["__all__"])
             assert ended == (ends if step == (limit or 3) - 1 else (False, False))
@@ -390,7 +403,8 @@ def test_images_are_refused_before_anything_is_built():
     config.env_config = {}
     config.environment("pettingzoo", env_config={"env": Images})
     with pytest.raises(
-        TeamEnvError, match=r"an agent's observation has 403,200 numbers, more than 20,000: .*\"max_input_size\": 403200}"
+        TeamEnvError,
+        match=r"an agent's observation has 403,200 numbers, more than 20,000: .*\"max_input_size\": 403200}",
     ) as error:
         config.check_env()
     one_line(error)
@@ -453,11 +467,17 @@ def test_parallel_envs_that_do_not_fit(wrong, message):
 
 
 def test_unknown_keys_get_the_nearest_name():
-    with pytest.raises(TeamEnvError, match=r"env_config\['grid_sze'\] of predator_prey is unknown; did you mean 'grid_size'\?"):
+    with pytest.raises(
+        TeamEnvError, match=r"env_config\['grid_sze'\] of predator_prey is unknown; did you mean 'grid_size'\?"
+    ):
         PredatorPreyTeam({"grid_sze": 5})
-    with pytest.raises(TeamEnvError, match=r"env_config\['colour'\] of predator_prey is unknown; there are capture_reward, "):
+    with pytest.raises(
+        TeamEnvError, match=r"env_config\['colour'\] of predator_prey is unknown; there are capture_reward, "
+    ):
         PredatorPreyTeam({"colour": "red"})
-    with pytest.raises(TeamEnvError, match=r'env_config\["render_mode"\] of predator_prey is None or "ansi" or .*; got \'gif\''):
+    with pytest.raises(
+        TeamEnvError, match=r'env_config\["render_mode"\] of predator_prey is None or "ansi" or .*; got \'gif\''
+    ):
         PredatorPreyTeam({"render_mode": "gif"})
     with pytest.raises(TeamEnvError, match="Uneven cannot be drawn: it takes no render_mode"):
         PettingZooTeam({"env": Uneven, "render_mode": "rgb_array"})
@@ -471,7 +491,10 @@ def passes_on(**arguments):
     ("factory", "message"),
     [
         (Uneven, r"env_config\['limt'\] of Uneven is unknown; did you mean 'limit'\?"),
-        (passes_on, r"env_config of passes_on has a key that its factory does not take: .* unexpected keyword argument 'limt'"),
+        (
+            passes_on,
+            r"env_config of passes_on has a key that its factory does not take: .* unexpected keyword argument 'limt'",
+        ),
     ],
 )
 def test_keys_that_a_factory_does_not_take(factory, message):

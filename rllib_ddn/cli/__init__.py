@@ -56,7 +56,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def rllib(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the versions of package, Ray and torch.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the versions of package, Ray and torch."
+        ),
     ] = False,
 ) -> None:
     """Train and evaluate RLlib algorithms, DDN among them."""
@@ -80,7 +83,9 @@ class Format(StrEnum):
     torch = "torch"
 
 
-Best = Annotated[bool, typer.Option("--best", help="The best checkpoint, of an experiment the best trial's. Default for folders.")]
+Best = Annotated[
+    bool, typer.Option("--best", help="The best checkpoint, of an experiment the best trial's. Default for folders.")
+]
 Latest = Annotated[bool, typer.Option("--latest", help="The latest checkpoint. Default for a checkpoint.")]
 
 
@@ -158,8 +163,12 @@ def evaluate(
         Players, typer.Option(help="Who plays: leader, follower or both; a host alone has one network, agent.")
     ] = Players.both,
     render: Annotated[bool, typer.Option("--render", help="Draw the env in a window (render_mode human).")] = False,
-    save_gif: Annotated[Path | None, typer.Option(help="Folder for an animation of each episode (render_mode rgb_array).")] = None,
-    save_mp4: Annotated[Path | None, typer.Option(help="Folder for a film of each episode; needs rllib-ddn[video].")] = None,
+    save_gif: Annotated[
+        Path | None, typer.Option(help="Folder for an animation of each episode (render_mode rgb_array).")
+    ] = None,
+    save_mp4: Annotated[
+        Path | None, typer.Option(help="Folder for a film of each episode; needs rllib-ddn[video].")
+    ] = None,
     save_replay: Annotated[Path | None, typer.Option(help="Folder for StarCraft's own replays (env smac).")] = None,
     best: Best = False,
     latest: Latest = False,
@@ -199,7 +208,9 @@ def evaluate(
 
 
 @example_app.command("list")
-def example_list(words: Annotated[str, typer.Argument(help="Show those whose name or summary holds this.")] = "") -> None:
+def example_list(
+    words: Annotated[str, typer.Argument(help="Show those whose name or summary holds this.")] = "",
+) -> None:
     """Lists the examples."""
     from rllib_ddn.cli.examples import names, summary
 
@@ -309,19 +320,26 @@ def export(
 @app.command()
 def plot(
     folders: Annotated[
-        list[str], typer.Argument(metavar="FOLDER...", help="Folders of trials or experiments; NAME=FOLDER names its curves.")
+        list[str],
+        typer.Argument(metavar="FOLDER...", help="Folders of trials or experiments; NAME=FOLDER names its curves."),
     ],
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("curves.png"),
     csv: Annotated[Path | None, typer.Option(help="CSV to write, of all evaluations.")] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="win_rate, episode_return_mean or episode_len_mean; by default the win rate where the env knows it."),
+        typer.Option(
+            help="win_rate, episode_return_mean or episode_len_mean; by default the win rate where the env knows it."
+        ),
     ] = None,
     by: Annotated[By, typer.Option(help="What the x axis is: env steps or the hours of training.")] = By.steps,
-    window: Annotated[int | None, typer.Option(help="Env steps to smooth over; by default a 20th of them.", min=1)] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Env steps to smooth over; by default a 20th of them.", min=1)
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the figure; by default the env.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Print a table of means, too.")] = False,
-    mean_from: Annotated[int | None, typer.Option(metavar="STEPS", help="Where the table begins; default: the last tenth.")] = None,
+    mean_from: Annotated[
+        int | None, typer.Option(metavar="STEPS", help="Where the table begins; default: the last tenth.")
+    ] = None,
     mean_to: Annotated[int | None, typer.Option(metavar="STEPS", help="Where it ends.")] = None,
     v: Info = False,
     vv: Debug = False,
@@ -353,12 +371,18 @@ def plot(
 def reproduce(
     table: Annotated[
         str,
-        typer.Argument(help="table1 to table5, figure4 or figure5 of the paper; smax, smax_hard, sight or predator_prey."),
+        typer.Argument(
+            help="table1 to table5, figure4 or figure5 of the paper; smax, smax_hard, sight or predator_prey."
+        ),
     ],
     env: Annotated[str | None, typer.Option("--env", "-e", help="Another registered env than the grid's.")] = None,
-    env_config: Annotated[str | None, typer.Option(help="The env's config, as JSON; default: that of the grid's file.")] = None,
+    env_config: Annotated[
+        str | None, typer.Option(help="The env's config, as JSON; default: that of the grid's file.")
+    ] = None,
     config: Annotated[str, typer.Option("--config", "-c", help="Other config keys for all trials, as JSON.")] = "{}",
-    seeds: Annotated[int | None, typer.Option(help="Number of seeds of each row, counted from the grid's first.", min=1)] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Number of seeds of each row, counted from the grid's first.", min=1)
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Env steps of each trial; default: the grid's.", min=1)] = None,
     row: Annotated[list[str], typer.Option(help="Only this row, named as in the grid's file; may be repeated.")] = [],  # noqa: B006
     storage_path: Annotated[Path, typer.Option(help="Where trials are kept.")] = Path("~/ray_results/paper"),
@@ -366,7 +390,8 @@ def reproduce(
     ray_num_cpus: Annotated[int | None, typer.Option(help="CPUs of the cluster that is started.")] = None,
     no_run: Annotated[bool, typer.Option("--no-run", help="Only write what the trials so far give.")] = False,
     points: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="What an earlier run wrote: counts for trials that are not in the storage.")
+        Path | None,
+        typer.Option(metavar="CSV", help="What an earlier run wrote: counts for trials that are not in the storage."),
     ] = None,
     v: Info = False,
     vv: Debug = False,

@@ -61,7 +61,9 @@ def best_of(trial: Path) -> tuple[float, Path]:
         return json.loads(kept.read_text())["score"], kept.parent
     scores = scores_of(trial)  # of RLlib's own algorithms, whose best checkpoints Tune keeps
     scored = [(scores.get(iteration_of(path), math.nan), path) for path in checkpoints] if scores else []
-    return max((each for each in scored if not math.isnan(each[0])), default=(math.nan, latest), key=lambda each: each[0])
+    return max(
+        (each for each in scored if not math.isnan(each[0])), default=(math.nan, latest), key=lambda each: each[0]
+    )
 
 
 def has_win_rates(trial: Path) -> bool:

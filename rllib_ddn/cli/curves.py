@@ -51,10 +51,17 @@ def evaluations(folders: Sequence[Path], metric: str | None = None) -> pd.DataFr
     found = []
     for key, network in NETWORKS.items():
         if (column := f"evaluation/{key}/{metric}") in results:
-            curve = {"network": network, "env steps": results["timesteps_total"], "metric": metric, "value": results[column]}
+            curve = {
+                "network": network,
+                "env steps": results["timesteps_total"],
+                "metric": metric,
+                "value": results[column],
+            }
             found.append(pd.DataFrame(curve | {"hours": results.get("time_total_s", np.nan) / 3600}))
     columns = ["network", "env steps", "hours", "metric", "value"]
-    return pd.concat(found, ignore_index=True)[columns].dropna(subset="value") if found else pd.DataFrame(columns=columns)
+    return (
+        pd.concat(found, ignore_index=True)[columns].dropna(subset="value") if found else pd.DataFrame(columns=columns)
+    )
 
 
 def result_folders(where: Path) -> list[Path]:
@@ -63,9 +70,7 @@ def result_folders(where: Path) -> list[Path]:
 
 
 LABEL = 46  # characters of a line in a legend
-OVER_SEEDS = (
-    "interquartile mean over seeds with its 95% bootstrap interval (of two or three: their mean, the lowest and the highest)"
-)
+OVER_SEEDS = "interquartile mean over seeds with its 95% bootstrap interval (of two or three: their mean, the lowest and the highest)"
 
 
 def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -229,7 +234,9 @@ def draw(
     cut_off: list[float] = []  # the lowest points of axes that begin above them
     with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         entries = [[textwrap.wrap(curve.label, LABEL) for curve in shown if curve.panel == panel] for panel in panels]
-        below = 0.19 * max(sum(map(len, labels)) + 0.5 * len(labels) for labels in entries)  # inches of the highest legend
+        below = 0.19 * max(
+            sum(map(len, labels)) + 0.5 * len(labels) for labels in entries
+        )  # inches of the highest legend
         size = (8, 5.4) if len(panels) == 1 else (9, 0.8 + (3.4 + max(1.0, below)) * lines)
         crowded = len(panels) == 1 and (len(shown) > 6 or any(len(curve.label) > LABEL for curve in shown))
         if crowded:  # the legend stands beside, and the figure is as high as it has to be

@@ -41,7 +41,9 @@ OLD_CHECKPOINT_KEYS = {
     "checkpoint_score_attr": "checkpoint_score_attribute",
 }
 # What an experiment of a file may have: Tune's settings, and those of Ray 2.41's files.
-KEYS = {*inspect.signature(Experiment).parameters, "env", "scheduler", "scheduler_config", *OLD_CHECKPOINT_KEYS} - {"name"}
+KEYS = {*inspect.signature(Experiment).parameters, "env", "scheduler", "scheduler_config", *OLD_CHECKPOINT_KEYS} - {
+    "name"
+}
 
 # What trainings mostly stop at. There may be more in a result: callbacks add to it.
 ENV_STEPS = {"timesteps_total", "num_env_steps_sampled", "num_env_steps_sampled_lifetime"}
@@ -62,7 +64,9 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
             experiments = yaml.safe_load(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             fail(f"{path} is not yaml: {' '.join(str(error).split())}")
-        if not (isinstance(experiments, dict) and experiments) or not all(isinstance(spec, dict) for spec in experiments.values()):
+        if not (isinstance(experiments, dict) and experiments) or not all(
+            isinstance(spec, dict) for spec in experiments.values()
+        ):
             fail(f"{path} must map experiment names to their settings (run, env, stop, config).")
         return experiments
     if path.suffix != ".py":
@@ -77,8 +81,12 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
         fail(f"{path} has no variable `config`: make it an AlgorithmConfig.")
     config = module.config
     algo = config.algo_class.__name__
-    defaults = config.algo_class.get_default_config().to_dict()  # left out: Tune's files do not keep all of them as they are
-    given = {key: value for key, value in config.to_dict().items() if key not in defaults or not same(value, defaults[key])}
+    defaults = (
+        config.algo_class.get_default_config().to_dict()
+    )  # left out: Tune's files do not keep all of them as they are
+    given = {
+        key: value for key, value in config.to_dict().items() if key not in defaults or not same(value, defaults[key])
+    }
     return {path.stem: {"run": algo, "config": given, "stop": getattr(module, "stop", {})}}
 
 
@@ -109,7 +117,9 @@ def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> t
             spec["stop"] = stop
         for limit, value in (spec.get("stop") or {}).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                fail(f"to stop at {limit} takes a number, as in --stop '{{\"{limit}\": 100000}}'; got {json.dumps(value)}")
+                fail(
+                    f"to stop at {limit} takes a number, as in --stop '{{\"{limit}\": 100000}}'; got {json.dumps(value)}"
+                )
             if limit in RESULTS and not value > 0:
                 fail(f"to stop at {limit} takes a number above 0; got {json.dumps(value)}")
         for option in ("num_samples", "restore", "storage_path"):
@@ -136,7 +146,9 @@ def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> t
     if options.scheduler:
         scheduler, arguments = options.scheduler, given
     elif given and not scheduler:
-        fail("--scheduler-config is for a scheduler, but there is none: name it with --scheduler, such as async_hyperband.")
+        fail(
+            "--scheduler-config is for a scheduler, but there is none: name it with --scheduler, such as async_hyperband."
+        )
     else:
         arguments = {**arguments, **given}
     return scheduler or "fifo", arguments
@@ -232,7 +244,9 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
         hint = did_you_mean(spec["run"], [*OURS, *ALGORITHMS], OURS, count=3)
         raise ValueError(f"there is no algorithm {spec['run']!r}; {hint}")
     for limit in spec.get("stop") or ():
-        if limit not in RESULTS and (near := OLD_RESULTS.get(limit) or next(iter(nearest(limit, RESULTS, cutoff=0.8)), None)):
+        if limit not in RESULTS and (
+            near := OLD_RESULTS.get(limit) or next(iter(nearest(limit, RESULTS, cutoff=0.8)), None)
+        ):
             raise ValueError(f"the experiment {name!r} stops at {limit!r}, which no result has: did you mean {near!r}?")
     algo = get_trainable_cls(spec["run"])
     if not issubclass(algo, Algorithm):
@@ -245,7 +259,9 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
         check_env_name(variant["env"])
         if is_custom(variant["env"]) and not is_ours(algo):
             dotted = variant["env"].replace(":", ".")
-            raise ValueError(f"{spec['run']} is RLlib's own algorithm, for which the env {variant['env']!r} is {dotted!r}.")
+            raise ValueError(
+                f"{spec['run']} is RLlib's own algorithm, for which the env {variant['env']!r} is {dotted!r}."
+            )
         config = algo.get_default_config().update_from_dict(variant)
         config.validate()
         if is_ours(algo) and learns_here:
@@ -259,7 +275,9 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
                         f"(min_sample_timesteps_per_iteration), not at {limit} {spec['stop'][limit]:,}: stopping criteria are "
                         "checked after each iteration."
                     )
-            known = next((team for env, env_config, team in teams if (env, env_config) == (config.env, config.env_config)), None)
+            known = next(
+                (team for env, env_config, team in teams if (env, env_config) == (config.env, config.env_config)), None
+            )
             team = config.check_env(known)
             if known is None:
                 teams.append((config.env, config.env_config, team))
@@ -314,6 +332,10 @@ def check_storage(name: str, spec: dict[str, Any]) -> None:
             file.write(b" ")
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise ValueError(f"results cannot be written to {folder} ({error.strerror}): name another --storage-path.") from None
+        raise ValueError(
+            f"results cannot be written to {folder} ({error.strerror}): name another --storage-path."
+        ) from None
     if free < DiskWatch.RESERVE:
-        raise ValueError(f"only {free / 1e6:.0f} MB are left on the disk of {folder}: free some, or name another --storage-path.")
+        raise ValueError(
+            f"only {free / 1e6:.0f} MB are left on the disk of {folder}: free some, or name another --storage-path."
+        )

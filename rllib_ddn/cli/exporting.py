@@ -34,7 +34,9 @@ def export(folder: Path, which: str | None, out: Path, network: str | None, file
     state = Algorithm._checkpoint_info_to_algorithm_state(info)
     algo_class = state["algorithm_class"]
     if not is_ours(algo_class):
-        raise ValueError(f"{checkpoint} is of {algo_class.__name__}; `rllib export` exports the algorithms of this package.")
+        raise ValueError(
+            f"{checkpoint} is of {algo_class.__name__}; `rllib export` exports the algorithms of this package."
+        )
     # All that is needed, without env runners and Ray; older checkpoints have it in policies/ alone.
     saved = state.get("policies", state["worker"]["policy_states"])[DEFAULT_POLICY_ID]
     policy: ValueDecompositionPolicy = Policy.from_state(saved)
@@ -58,6 +60,10 @@ def scores(checkpoint: Path, iteration: int) -> dict[str, Any]:
         if result["training_iteration"] > iteration:
             break
         for network, score in result.get("evaluation", {}).items():
-            if isinstance(score, dict) and math.isfinite(score.get("episode_return_mean", math.nan)) and network != "env_runners":
+            if (
+                isinstance(score, dict)
+                and math.isfinite(score.get("episode_return_mean", math.nan))
+                and network != "env_runners"
+            ):
                 found[network] = {**score, "env_steps": result["timesteps_total"]}
     return found

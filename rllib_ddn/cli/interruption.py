@@ -37,7 +37,8 @@ class Interruption(Callback):
             self.why, self.code = why, code
             # Not print(), which a signal may have interrupted.
             os.write(
-                2, f"\nrllib: {why}; waiting for the iteration to end, to save it. Ctrl-C now ends at once, unsaved.\n".encode()
+                2,
+                f"\nrllib: {why}; waiting for the iteration to end, to save it. Ctrl-C now ends at once, unsaved.\n".encode(),
             )
 
     def __enter__(self) -> Interruption:

@@ -16,7 +16,10 @@ from rllib_ddn.rllib.keys import declared, shown
 
 def algos() -> list[str]:
     """The algorithms of this package, then the names of RLlib's own."""
-    return [*_aligned((name, _summary(algo)) for name, algo in OURS.items()), f"RLlib's own: {', '.join(sorted(ALGORITHMS))}"]
+    return [
+        *_aligned((name, _summary(algo)) for name, algo in OURS.items()),
+        f"RLlib's own: {', '.join(sorted(ALGORITHMS))}",
+    ]
 
 
 def envs() -> list[str]:

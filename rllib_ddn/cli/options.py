@@ -33,16 +33,21 @@ class TrainOptions:
     """The options of a training. None stands for what the file, else Tune, says."""
 
     env: Annotated[
-        str | None, typer.Option("--env", "-e", help="Registered env, such as predator_prey, or module:name of a custom one.")
+        str | None,
+        typer.Option("--env", "-e", help="Registered env, such as predator_prey, or module:name of a custom one."),
     ] = None
     config: Annotated[str, typer.Option("--config", "-c", help="The algorithm's config, as JSON.")] = "{}"
     env_config: Annotated[str, typer.Option(help="The env's config, as JSON.")] = "{}"
-    stop: Annotated[str, typer.Option("--stop", "-s", help="When to stop, as JSON: '{\"timesteps_total\": 100000}'.")] = "{}"
+    stop: Annotated[
+        str, typer.Option("--stop", "-s", help="When to stop, as JSON: '{\"timesteps_total\": 100000}'.")
+    ] = "{}"
     num_samples: Annotated[int | None, typer.Option(help="Times each configuration is run.")] = None
-    checkpoint_freq: Annotated[int | None, typer.Option(help="Iterations between checkpoints; 0 for none. Default: 2 minutes.")] = (
+    checkpoint_freq: Annotated[
+        int | None, typer.Option(help="Iterations between checkpoints; 0 for none. Default: 2 minutes.")
+    ] = None
+    checkpoint_at_end: Annotated[bool | None, typer.Option(help="Whether to checkpoint at the end; default: yes.")] = (
         None
     )
-    checkpoint_at_end: Annotated[bool | None, typer.Option(help="Whether to checkpoint at the end; default: yes.")] = None
     keep_checkpoints_num: Annotated[int | None, typer.Option(help="Number of checkpoints kept.")] = None
     checkpoint_score_attr: Annotated[
         str | None, typer.Option(help='Metric that ranks the checkpoints kept; "min-" before it for the smallest.')
@@ -59,11 +64,15 @@ class TrainOptions:
             "start from scratch.",
         ),
     ] = False
-    scheduler: Annotated[str | None, typer.Option(help="Tune's trial scheduler, such as fifo, async_hyperband, pbt.")] = None
+    scheduler: Annotated[
+        str | None, typer.Option(help="Tune's trial scheduler, such as fifo, async_hyperband, pbt.")
+    ] = None
     scheduler_config: Annotated[str, typer.Option(help="The scheduler's arguments, as JSON.")] = "{}"
     track: Annotated[
         Tracker | None,
-        typer.Option(help="Log to Weights & Biases or MLflow, too; TensorBoard's files are always written, and it says where."),
+        typer.Option(
+            help="Log to Weights & Biases or MLflow, too; TensorBoard's files are always written, and it says where."
+        ),
     ] = None
     ray_address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None
     ray_num_cpus: Annotated[int | None, typer.Option(help="CPUs of the cluster (of each node) that is started.")] = None
@@ -127,7 +136,12 @@ def set_up(v: bool, vv: bool) -> None:
         logging.getLogger("ray.tune").setLevel(logging.WARNING)
         # The command itself reports interrupted and failed trials,
         # and of stop keys that no result has, which trial.py would do with a list of all keys.
-        for name in ("ray.tune.tune", "ray.tune.analysis", "ray.tune.execution.experiment_state", "ray.tune.experiment.trial"):
+        for name in (
+            "ray.tune.tune",
+            "ray.tune.analysis",
+            "ray.tune.execution.experiment_state",
+            "ray.tune.experiment.trial",
+        ):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 

@@ -73,7 +73,9 @@ def play(
         if save_replay:
             if config.env != "smac":
                 raise ValueError(f"--save-replay is for the env smac; this is {config.env}. --save-gif draws others.")
-            config.environment(env_config={**config.env_config, "save_replay": True, "replay_dir": str(save_replay.absolute())})
+            config.environment(
+                env_config={**config.env_config, "save_replay": True, "replay_dir": str(save_replay.absolute())}
+            )
         if is_ours(algo_class):
             networks = config.networks if network == "both" else (network,)
             if not set(networks) <= set(config.networks):
@@ -83,11 +85,15 @@ def play(
                 results["files"] += sorted(str(path) for path in save_replay.rglob("*.SC2Replay"))
             return {"checkpoint": str(checkpoint), **results}
         if render or save_gif or save_mp4:
-            raise ValueError(f"--render, --save-gif and --save-mp4 draw the algorithms of this package, not {algo_class.__name__}.")
+            raise ValueError(
+                f"--render, --save-gif and --save-mp4 draw the algorithms of this package, not {algo_class.__name__}."
+            )
         # Of RLlib's own env runners only the first seed can be set.
         config.debugging(seed=int(seed_sequence("checkpoint_evaluation", config.seed or 0).generate_state(1)[0] >> 1))
         algo = config.build_algo()
-        algo.restore_from_path(str(checkpoint)) if config.enable_rl_module_and_learner else algo.restore(str(checkpoint))
+        algo.restore_from_path(str(checkpoint)) if config.enable_rl_module_and_learner else algo.restore(
+            str(checkpoint)
+        )
         played = algo.evaluate()["env_runners"]
         algo.stop()
         figures = ("episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean")
@@ -121,7 +127,9 @@ def report(results: dict[str, Any]) -> str:
         lines.append(f"{name}: {', '.join(parts)}")
     if "knowledge_transfer" in results:
         transfer, reason = results["knowledge_transfer"], results.get("knowledge_transfer_reason")
-        lines.append(f"knowledge transfer: {'not given, for ' + str(reason) if transfer is None else f'{transfer:.4g}'}")
+        lines.append(
+            f"knowledge transfer: {'not given, for ' + str(reason) if transfer is None else f'{transfer:.4g}'}"
+        )
     seeds = [str(seed) for seed in results["seeds"]]
     rest = f", ... ({len(seeds)}; --json has all)" if len(seeds) > SEEDS_SHOWN else ""
     lines.append(f"seeds, which no training uses: {', '.join(seeds[:SEEDS_SHOWN])}{rest}")

@@ -15,7 +15,17 @@ from ray.tune import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.registry import get_trainable_cls
 
-from rllib_ddn.cli.curves import OVER_SEEDS, curves, default_window, draw, evaluations, figure_of, final, games, result_folders
+from rllib_ddn.cli.curves import (
+    OVER_SEEDS,
+    curves,
+    default_window,
+    draw,
+    evaluations,
+    figure_of,
+    final,
+    games,
+    result_folders,
+)
 from rllib_ddn.cli.experiments import OURS
 
 NAMES = {"CWQMIX": "CW-QMIX", "OWQMIX": "OW-QMIX", "predator_prey": "Predator-Prey", "smac": "SMAC", "smax": "SMAX"}
@@ -61,7 +71,9 @@ def plot(
     """
     trials = find(folders)
     games_of = by_env(trials)
-    named = [(trial, env, row) for env, group in games_of.items() for trial, row in zip(group, name_rows(group), strict=True)]
+    named = [
+        (trial, env, row) for env, group in games_of.items() for trial, row in zip(group, name_rows(group), strict=True)
+    ]
     frames: list[pd.DataFrame] = []
     taken: dict[tuple[str, str], set[int]] = {}
     early = ended_early([trial.folders[-1] for trial in trials])
@@ -109,7 +121,9 @@ def find(folders: Sequence[str]) -> list[Trained]:
         given, _, path = text.partition("=") if "=" in text and not Path(text).expanduser().exists() else ("", "", text)
         results = result_folders(Path(path).expanduser())
         if not results:
-            raise ValueError(f"there is no progress.csv with results in {path}: name a folder of `rllib train` or of Ray Tune.")
+            raise ValueError(
+                f"there is no progress.csv with results in {path}: name a folder of `rllib train` or of Ray Tune."
+            )
         continued = {folder: _continued_at(folder) for folder in results}
         for folder in sorted(results, key=lambda f: (continued[f], f)):
             run, config = _run(folder), json.loads((folder / "params.json").read_text())
@@ -158,7 +172,9 @@ def name_rows(trials: Sequence[Trained]) -> list[str]:
             names.append(trial.given)
             continue
         peers = [t.config for t in trials if t.run == trial.run and not t.given]
-        keys = dict.fromkeys([*env, *_different(peers, lambda key: key != "seed" and not key.startswith("env_config."))])
+        keys = dict.fromkeys(
+            [*env, *_different(peers, lambda key: key != "seed" and not key.startswith("env_config."))]
+        )
         told = ", ".join(
             f"{key.rpartition('.')[2]} {_in_label(trial.config[key], [t.config.get(key) for t in trials])}"
             for key in keys
@@ -215,7 +231,11 @@ def _stops(experiment: Path) -> dict[str, dict[str, float]]:
         kept = [json.loads(text) for text, _ in json.loads(states[-1].read_text())["trial_data"]] if states else []
     except ValueError:  # cut off
         return {}
-    return {t["trial_id"]: t["stopping_criterion"] for t in kept if t["status"] == Trial.TERMINATED and t["stopping_criterion"]}
+    return {
+        t["trial_id"]: t["stopping_criterion"]
+        for t in kept
+        if t["status"] == Trial.TERMINATED and t["stopping_criterion"]
+    }
 
 
 def by_env(trials: Sequence[Trained]) -> dict[str, list[Trained]]:
@@ -234,7 +254,8 @@ def name_env(trials: Sequence[Trained]) -> str:
     settings = [key for key in first if key.startswith("env_config.") and key != "env_config.env"]
     same = [key for key in settings if all(t.config.get(key) == first[key] for t in trials)]
     told = ", ".join(
-        str(first[key]) if key == "env_config.map_name" else f"{key.removeprefix('env_config.')} {first[key]}" for key in same
+        str(first[key]) if key == "env_config.map_name" else f"{key.removeprefix('env_config.')} {first[key]}"
+        for key in same
     )
     return f"{NAMES.get(name, name)}{': ' * bool(told)}{told}"
 
@@ -246,5 +267,7 @@ def markdown(every: pd.DataFrame, metric: str, first: int, last: int) -> str:
     over = f"; {OVER_SEEDS}" if any(len(values) > 1 for values in seeds.values()) else ""
     lines = [f"{metric.replace('_', ' ')}, mean of the evaluations from {first:,} to {last:,} env steps{over}", ""]
     lines += ["| | over seeds | single seeds |", "|---|---|---|"]
-    lines += [f"| {name} | {figure_of(values)} | {', '.join(f'{v:.2f}' for v in values)} |" for name, values in seeds.items()]
+    lines += [
+        f"| {name} | {figure_of(values)} | {', '.join(f'{v:.2f}' for v in values)} |" for name, values in seeds.items()
+    ]
     return "\n".join(lines)

@@ -66,7 +66,9 @@ class Planned:
 
     def folders(self, storage: Path) -> list[Path]:
         """Of this trial and its continuations, the oldest first."""
-        found = [folder for folder in result_folders(storage) if (folder / "params.json").is_file() and self.matches(folder)]
+        found = [
+            folder for folder in result_folders(storage) if (folder / "params.json").is_file() and self.matches(folder)
+        ]
         return sorted(found, key=lambda folder: int(pd.read_csv(folder / "progress.csv", nrows=1)["timestamp"].iloc[0]))
 
 
@@ -133,7 +135,9 @@ def pending(found: list[Planned], storage: Path, points: pd.DataFrame) -> Iterat
     """
     for trial in found:
         folders = trial.folders(storage)
-        reached = _reached(folders[-1]) if folders else _points_of(trial, points)["env steps"].max()  # NaN where there are none
+        reached = (
+            _reached(folders[-1]) if folders else _points_of(trial, points)["env steps"].max()
+        )  # NaN where there are none
         if reached >= trial.steps:
             continue
         checkpoints = [p for folder in folders for p in sorted(folder.glob("checkpoint_[0-9]*"))]
@@ -277,7 +281,9 @@ def _pairs(table: Table, every: pd.DataFrame, steps: int) -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     if not lines:
         return []
-    beside = [f"{network} - base, {what}" for network in gains for what in ("over training", "at the end") if table.bases]
+    beside = [
+        f"{network} - base, {what}" for network in gains for what in ("over training", "at the end") if table.bases
+    ]
     header = [*table.header, "follower / leader", "at least 0.97", "lowest", *beside]
     text = [
         "Follower / leader: mean over the evaluations in which the leader wins 0.7 or more (of returns: has 0.7 of the best)."
@@ -324,7 +330,9 @@ def reproduce(
     grid = trials(name, env=env, env_config=env_config, seeds=seeds, steps=steps, overrides=config)
     found = [trial for trial in grid if not rows or trial.row in rows]
     if points and (env, env_config, config, steps) != (None, None, {}, None):
-        raise ValueError("--points are of the grid as it is: leave --env, --env-config, --config and --steps out, or --points.")
+        raise ValueError(
+            "--points are of the grid as it is: leave --env, --env-config, --config and --steps out, or --points."
+        )
     if points and (rows or seeds) and points.resolve() == (out / f"{name}.csv").resolve():
         raise ValueError(f"{points} would keep the rows and seeds alone that are asked for: choose another --out.")
     earlier = read_points(points)
@@ -334,10 +342,14 @@ def reproduce(
         return status  # the training has told why
     every = load(found, storage, earlier)
     if len(metrics := every["metric"].unique()) > 1:
-        raise ValueError(f"some evaluations tell the {metrics[0]} and others the {metrics[1]}: they are not of one env.")
+        raise ValueError(
+            f"some evaluations tell the {metrics[0]} and others the {metrics[1]}: they are not of one env."
+        )
     steps = max(trial.steps for trial in found)
     every = within(every, steps)
-    found = [trial for trial in found if (every["row"] == trial.row).any()]  # rows of which nothing was run are not there
+    found = [
+        trial for trial in found if (every["row"] == trial.row).any()
+    ]  # rows of which nothing was run are not there
     left = [trial for trial, _ in pending(found, storage, earlier)]
     played_in = {trial.config["env"]: None for trial in found}
     settings = {json.dumps(trial.config.get("env_config", {})): None for trial in found}
@@ -355,7 +367,9 @@ def reproduce(
     (out / f"{name}.md").write_text(text)
     every.to_csv(out / f"{name}.csv", index=False, float_format=DIGITS)
     window = default_window(steps)
-    shown = [replace(curve, row=table.legend(curve.row), panel=table.panel(curve.row)) for curve in curves(every, window)]
+    shown = [
+        replace(curve, row=table.legend(curve.row), panel=table.panel(curve.row)) for curve in curves(every, window)
+    ]
     played = games(get_trainable_cls(t.run).get_default_config().to_dict() | t.config for t in found)
     draw(shown, metrics[0], played, window, f"{table.title}\n{where}", out / f"{name}.png")
     typer.echo(text)

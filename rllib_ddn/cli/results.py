@@ -64,7 +64,9 @@ class StopKeys(Callback):
         for key in trial.stopping_criterion.keys() - keys.keys() - self._seen:
             near = nearest(key, keys)
             hint = f" Did you mean {near[0]}?" if near else ""
-            typer.echo(f"rllib: the first result has no {key}: --stop has no effect unless a later one has it.{hint}", err=True)
+            typer.echo(
+                f"rllib: the first result has no {key}: --stop has no effect unless a later one has it.{hint}", err=True
+            )
         self._seen |= {trial.trial_id, *trial.stopping_criterion}
 
 
@@ -92,7 +94,10 @@ class KeepResults(Callback):
             self._told = False
         except OSError as error:
             if not self._told:
-                typer.echo(f"rllib: results cannot be written to {trial.path} ({error}); they are in {trial.local_path}", err=True)
+                typer.echo(
+                    f"rllib: results cannot be written to {trial.path} ({error}); they are in {trial.local_path}",
+                    err=True,
+                )
             self._told = True
 
     on_trial_save = on_trial_complete
@@ -100,9 +105,13 @@ class KeepResults(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Also removes a checkpoint that could not be written to its end, as on a full disk."""
         storage = trial.storage
-        newest = trial.run_metadata.checkpoint_manager.latest_checkpoint_result  # its own, not one that it was restored from
+        newest = (
+            trial.run_metadata.checkpoint_manager.latest_checkpoint_result
+        )  # its own, not one that it was restored from
         whole = Path(newest.checkpoint.path).name if newest else ""
-        for found in storage.storage_filesystem.get_file_info(FileSelector(storage.trial_fs_path, allow_not_found=True)):
+        for found in storage.storage_filesystem.get_file_info(
+            FileSelector(storage.trial_fs_path, allow_not_found=True)
+        ):
             if re.fullmatch(r"checkpoint_\d+", found.base_name) and found.base_name > whole:
                 storage.storage_filesystem.delete_dir(found.path)
         self.on_trial_complete(iteration, trials, trial)
@@ -167,7 +176,9 @@ class Reporter(CLIReporter):
         now = time.monotonic()
         if not done and now - self._time < self.SECONDS:
             return False
-        rows = [(t.trial_id, t.status, (t.last_result or {}).get("training_iteration") or self._progress(t)) for t in trials]
+        rows = [
+            (t.trial_id, t.status, (t.last_result or {}).get("training_iteration") or self._progress(t)) for t in trials
+        ]
         if rows == self._rows and not done:
             return False
         self._rows, self._time = rows, now

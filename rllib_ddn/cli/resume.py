@@ -129,9 +129,14 @@ def name_of(base: str, spec: dict[str, Any], resume: bool, may_mutate: bool) -> 
     parent = Folder(spec["storage_path"], base)
     numbers = parent.numbers()
     if resume:
-        found = {f"{base}_{k}": Saved.of(Folder(spec["storage_path"], f"{base}_{k}")).trials for k in sorted(numbers, reverse=True)}
+        found = {
+            f"{base}_{k}": Saved.of(Folder(spec["storage_path"], f"{base}_{k}")).trials
+            for k in sorted(numbers, reverse=True)
+        }
         fit = {
-            name: trials for name, trials in found.items() if trials and not any(_difference(t, spec, may_mutate) for t in trials)
+            name: trials
+            for name, trials in found.items()
+            if trials and not any(_difference(t, spec, may_mutate) for t in trials)
         }
         left = [name for name, trials in fit.items() if any(trial.status != Trial.TERMINATED for trial in trials)]
         if names := [*left, *fit]:
@@ -165,7 +170,9 @@ def _is_left(trial: Trial, spec: dict[str, Any]) -> bool:
     if trial.status != Trial.TERMINATED:
         return True
     last, stop = flatten_dict(trial.last_result or {}), spec.get("stop") or {}
-    old, new = (any(last.get(key, -math.inf) >= value for key, value in s.items()) for s in (trial.stopping_criterion, stop))
+    old, new = (
+        any(last.get(key, -math.inf) >= value for key, value in s.items()) for s in (trial.stopping_criterion, stop)
+    )
     return bool(stop) and old and not new
 
 
@@ -188,7 +195,11 @@ def _difference(trial: Trial, spec: dict[str, Any], may_mutate: bool) -> tuple[s
 
 def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """What a config comes to: of a dict among the defaults, a key that is not given stays as it is."""
-    nested = {k: _merged(defaults[k], v) for k, v in given.items() if isinstance(v, dict) and isinstance(defaults.get(k), dict)}
+    nested = {
+        k: _merged(defaults[k], v)
+        for k, v in given.items()
+        if isinstance(v, dict) and isinstance(defaults.get(k), dict)
+    }
     return {**defaults, **given, **nested}
 
 
@@ -242,7 +253,10 @@ class Saved:
             except Exception as error:  # whatever unpickling a cut-off file raises
                 saved.unread.append(f"{state} or {PurePosixPath(search).name} cannot be read ({type(error).__name__})")
                 trials = []
-            if any(t.status == Trial.TERMINATED or t.run_metadata.checkpoint_manager.latest_checkpoint_result for t in trials):
+            if any(
+                t.status == Trial.TERMINATED or t.run_metadata.checkpoint_manager.latest_checkpoint_result
+                for t in trials
+            ):
                 saved.state, saved.trials = state, trials
                 break
             saved.newer += [PurePosixPath(state).name, PurePosixPath(search).name]
@@ -261,7 +275,11 @@ class Folder:
     def files(self, pattern: str) -> list[str]:
         """Paths of its files, or those one folder down, that match a pattern."""
         found = self._fs.get_file_info(FileSelector(str(self.path), recursive="/" in pattern, allow_not_found=True))
-        names = {str(PurePosixPath(info.path).relative_to(self.path)): info.path for info in found if info.type == FileType.File}
+        names = {
+            str(PurePosixPath(info.path).relative_to(self.path)): info.path
+            for info in found
+            if info.type == FileType.File
+        }
         depth = pattern.count("/")
         return [path for name, path in names.items() if name.count("/") == depth and fnmatch.fnmatchcase(name, pattern)]
 

@@ -42,7 +42,9 @@ class Table:
         """A row in a word or two, for a figure."""
         if self.has_panels:
             return self.labels[row][1]
-        return " ".join(head if cell == "✓" else cell for head, cell in zip(self.header, self.labels[row], strict=True) if cell)
+        return " ".join(
+            head if cell == "✓" else cell for head, cell in zip(self.header, self.labels[row], strict=True) if cell
+        )
 
 
 HOSTS = {
@@ -112,7 +114,9 @@ TABLES = {
         },
         LEADERS,
     ),
-    "figure4": Table("DDN and the value decompositions", ("Algorithm",), {k: (v,) for k, v in HOSTS.items()} | {"ddn": ("DDN",)}),
+    "figure4": Table(
+        "DDN and the value decompositions", ("Algorithm",), {k: (v,) for k, v in HOSTS.items()} | {"ddn": ("DDN",)}
+    ),
     "figure5": Table(
         "Hosts before and after DDN",
         ("Algorithm",),

@@ -104,7 +104,9 @@ def _run(
         interruption.let_pause(scheduler)
         others = {name for name in by_the_clock if not is_ours(get_trainable_cls(experiments[name]["run"]))}
         resumed = prepare(experiments, may_mutate) if options.resume else None
-        typer.echo(f"Starting Ray for {', '.join(experiments)}; results go to {next(iter(experiments.values()))['storage_path']}.")
+        typer.echo(
+            f"Starting Ray for {', '.join(experiments)}; results go to {next(iter(experiments.values()))['storage_path']}."
+        )
         if options.track is Tracker.tensorboard:
             for name, spec in experiments.items():
                 typer.echo(f"  tensorboard --logdir {spec['storage_path']}/{name}")
@@ -142,7 +144,9 @@ def _run(
             )
         except TuneError as error:
             # Its text is a traceback, whose last line tells.
-            raise OSError(f"{str(error).strip().splitlines()[-1]}; --resume continues from the last checkpoint.") from error
+            raise OSError(
+                f"{str(error).strip().splitlines()[-1]}; --resume continues from the last checkpoint."
+            ) from error
     for trial in trials:
         _tell(trial)
     for line in best_trials(trials):
@@ -235,7 +239,9 @@ def best_trials(trials: Sequence[Trial]) -> list[str]:
         configs = [flatten_dict(trial.config, delimiter=".") for trial in its]
         config = flatten_dict(chosen.config, delimiter=".")
         differs = [key for key in config if len({repr(other.get(key)) for other in configs}) > 1]
-        settings = [f"{key}={value:.4g}" if isinstance(value := config[key], float) else f"{key}={value}" for key in differs]
+        settings = [
+            f"{key}={value:.4g}" if isinstance(value := config[key], float) else f"{key}={value}" for key in differs
+        ]
         line = f"{name}: the best of {len(its)} trials is {chosen}, score {score:.4g}"
         lines.append(f"{line}, with {', '.join(settings)}" if settings else line)
     return lines
@@ -259,7 +265,9 @@ def _start_ray(options: TrainOptions, address: str, stop_ray: contextlib.ExitSta
         cluster = Cluster()
         stop_ray.callback(cluster.shutdown)  # else scripts on this machine would keep looking for it
         for _ in range(options.ray_num_nodes):
-            cluster.add_node(num_cpus=options.ray_num_cpus or 1, num_gpus=options.ray_num_gpus or 0, include_dashboard=False)
+            cluster.add_node(
+                num_cpus=options.ray_num_cpus or 1, num_gpus=options.ray_num_gpus or 0, include_dashboard=False
+            )
         stop_ray.callback(ray.shutdown)
         ray.init(address=cluster.address, log_to_driver=options.vv, logging_level=level)
     else:
@@ -303,4 +311,6 @@ def _check_address(address: str) -> None:
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
         except OSError as error:
-            raise ValueError(f"no Ray cluster answers at {address} ({error}); without --ray-address one is started.") from None
+            raise ValueError(
+                f"no Ray cluster answers at {address} ({error}); without --ray-address one is started."
+            ) from None

@@ -109,7 +109,9 @@ def team_of(env: Any) -> tuple[Any, spaces.Tuple, spaces.Tuple]:
             observation_space, action_space = observation_space[ids[0]], action_space[ids[0]]
     if len(ids) > 1:
         shown = ", ".join(map(repr, sorted(ids, key=str)[:4])) + (", ..." if len(ids) > 4 else "")
-        raise TeamEnvError(f"{type(env).__name__} has {len(ids)} agents or groups ({shown}), but one team is trained. {how}")
+        raise TeamEnvError(
+            f"{type(env).__name__} has {len(ids)} agents or groups ({shown}), but one team is trained. {how}"
+        )
     if not isinstance(observation_space, spaces.Tuple) or not isinstance(action_space, spaces.Tuple):
         raise TeamEnvError(
             f"{type(env).__name__} is not grouped: its observation and action space are {_kind(observation_space)} and "
@@ -129,7 +131,9 @@ def members_of(env: Any) -> list[Member]:
     if hasattr(env, "members"):
         return list(env.members)
     _, observation_space, action_space = team_of(env)
-    ids = next(iter(getattr(env, "groups", {}).values()), range(len(observation_space)))  # of RLlib's GroupAgentsWrapper
+    ids = next(
+        iter(getattr(env, "groups", {}).values()), range(len(observation_space))
+    )  # of RLlib's GroupAgentsWrapper
     return [
         Member(name, part_of(space, OBS), int(action.n), part_of(space, ACTION_MASK) is not None)
         for name, space, action in zip(ids, observation_space, action_space, strict=True)
@@ -196,7 +200,10 @@ class TeamGames(VectorTeamEnv):
             self._observe(e, observation)
             self._refuse_others(reward, "a reward", e)
             rewards[row] = self._number(reward.get(self._team, 0.0), e)
-            terminated[row], truncated[row] = self._flag(terminateds, "terminateds"), self._flag(truncateds, "truncateds")
+            terminated[row], truncated[row] = (
+                self._flag(terminateds, "terminateds"),
+                self._flag(truncateds, "truncateds"),
+            )
             self._infos[e] = self._team_info(info)
         return rewards, terminated, truncated
 
@@ -240,7 +247,9 @@ class TeamGames(VectorTeamEnv):
     def _flag(self, flags: dict[Any, bool], name: str) -> bool:
         """Whether the episode ends: for the team, which is all that there is, or for ``"__all__"``."""
         if self._team not in flags and "__all__" not in flags:
-            raise TeamEnvError(f'the env\'s {name} have neither "__all__" nor its team {self._team!r} (got {list(flags)}).')
+            raise TeamEnvError(
+                f'the env\'s {name} have neither "__all__" nor its team {self._team!r} (got {list(flags)}).'
+            )
         return bool(flags.get("__all__")) or bool(flags.get(self._team))
 
     def _number(self, reward: Any, e: int) -> float:
@@ -296,11 +305,14 @@ class _WithState(MultiAgentEnv):
         if self._team not in observation:
             return observation  # which TeamGames refuses
         agents = [
-            dict(value) if is_dict else {OBS: value} for value, is_dict in zip(observation[self._team], self._is_dict, strict=True)
+            dict(value) if is_dict else {OBS: value}
+            for value, is_dict in zip(observation[self._team], self._is_dict, strict=True)
         ]
         if self._concat:
             parts = enumerate(zip(self._parts, agents, strict=True))
-            state = np.concatenate([flatten(space, agent.get(OBS), f'"{OBS}" of agent {i}') for i, (space, agent) in parts])
+            state = np.concatenate(
+                [flatten(space, agent.get(OBS), f'"{OBS}" of agent {i}') for i, (space, agent) in parts]
+            )
         else:
             state = self.env.state()
         return {**observation, self._team: tuple({**agent, STATE: state} for agent in agents)}

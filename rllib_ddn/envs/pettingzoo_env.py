@@ -14,7 +14,17 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_ddn.envs.vector import TEAM, TEAM_KEYS, joined, warn_once
 from rllib_ddn.names import imported, is_custom, nearest
-from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, flat_dtype, flatten, refuse_unknown_keys, unbounded_box
+from rllib_ddn.team import (
+    ACTION_MASK,
+    OBS,
+    STATE,
+    Member,
+    TeamEnvError,
+    flat_dtype,
+    flatten,
+    refuse_unknown_keys,
+    unbounded_box,
+)
 
 
 class PettingZooTeam(MultiAgentEnv):
@@ -82,7 +92,11 @@ class PettingZooTeam(MultiAgentEnv):
     def step(self, action_dict: dict):
         """One step; the rewards of the agents still there are added up or averaged over the team."""
         present = set(self.env.agents)
-        actions = {agent: int(action) for agent, action in zip(self._members, action_dict[TEAM], strict=True) if agent in present}
+        actions = {
+            agent: int(action)
+            for agent, action in zip(self._members, action_dict[TEAM], strict=True)
+            if agent in present
+        }
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         # Who has terminated has nothing more to see; who is truncated now has a last observation to bootstrap from.
         absent = self._ended | {agent for agent, ended in terminations.items() if ended}
@@ -169,7 +183,9 @@ def _load(env: Any):
     try:
         return imported(env)
     except ImportError as error:
-        raise TeamEnvError(f"{example}; {env!r} cannot be imported: {error}{_siblings(env.partition(':')[0])}") from error
+        raise TeamEnvError(
+            f"{example}; {env!r} cannot be imported: {error}{_siblings(env.partition(':')[0])}"
+        ) from error
 
 
 def _made(factory: Any, name: Any, arguments: dict[str, Any]) -> Any:
@@ -195,7 +211,9 @@ def _parallel(env: Any, name: Any) -> Any:
     """The env itself, if it is a ParallelEnv."""
     if isinstance(env, AECEnv):
         module = name.split(":")[0] if isinstance(name, str) else "package.module"
-        raise TeamEnvError(f'env_config["env"] = {name!r} is an AEC env, in which agents take turns: use "{module}:parallel_env".')
+        raise TeamEnvError(
+            f'env_config["env"] = {name!r} is an AEC env, in which agents take turns: use "{module}:parallel_env".'
+        )
     if not hasattr(env, "possible_agents"):
         raise TeamEnvError(f'env_config["env"] = {name!r} makes a {type(env).__name__}, which is no ParallelEnv.')
     return env
@@ -227,8 +245,12 @@ def _member(env: Any, agent: Any, info: dict[str, Any]) -> Member:
     """
     action_space = env.action_space(agent)
     if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
-        raise TeamEnvError(f"the action space of agent {agent!r} is {action_space}; actions must be Discrete(n) starting at 0.")
+        raise TeamEnvError(
+            f"the action space of agent {agent!r} is {action_space}; actions must be Discrete(n) starting at 0."
+        )
     space = env.observation_space(agent)
     if isinstance(space, spaces.Dict) and "observation" in space.spaces:
-        return Member(agent, space["observation"], int(action_space.n), ACTION_MASK in space.spaces, ACTION_MASK in info)
+        return Member(
+            agent, space["observation"], int(action_space.n), ACTION_MASK in space.spaces, ACTION_MASK in info
+        )
     return Member(agent, space, int(action_space.n), False, ACTION_MASK in info)

@@ -95,7 +95,9 @@ class PredatorPreyGames:
             if not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"predator_prey: {name} is a whole number of at least {least}; got {value!r}.")
         if catchers_needed > 4:
-            raise ValueError(f"predator_prey: catchers_needed is 1 to 4, for a cell has 4 neighbours; got {catchers_needed}.")
+            raise ValueError(
+                f"predator_prey: catchers_needed is 1 to 4, for a cell has 4 neighbours; got {catchers_needed}."
+            )
         if num_predators + num_prey > grid_size**2:
             raise ValueError(
                 f"predator_prey: num_predators + num_prey = {num_predators + num_prey} do not fit on "
@@ -108,7 +110,12 @@ class PredatorPreyGames:
             raise ValueError(f"predator_prey: state is one of {', '.join(map(repr, STATES))}; got {state!r}.")
 
         self._tells_units = state == "units"
-        self.num_games, self.grid_size, self.num_predators, self.num_prey = num_games, grid_size, num_predators, num_prey
+        self.num_games, self.grid_size, self.num_predators, self.num_prey = (
+            num_games,
+            grid_size,
+            num_predators,
+            num_prey,
+        )
         self.sight, self.catchers_needed, self.episode_limit = sight, catchers_needed, episode_limit
         self.capture_reward, self.penalty = float(capture_reward), float(penalty)
 
@@ -128,7 +135,9 @@ class PredatorPreyGames:
         self._delta = np.array([1, width, -1, -width, 0, 0])
         around = np.arange(-sight, sight + 1)
         self._view = (around[:, None] * width + around).ravel()  # [view * view]
-        self._moves_on_grid = self._empty_grid[(np.arange(self._cells)[:, None] + self._delta[:4]) % self._cells] == _EMPTY
+        self._moves_on_grid = (
+            self._empty_grid[(np.arange(self._cells)[:, None] + self._delta[:4]) % self._cells] == _EMPTY
+        )
 
         g, p, q = num_games, num_predators, num_prey
         self._games = np.arange(g)
@@ -322,7 +331,9 @@ class parallel_env(ParallelEnv):  # noqa: N801  (PettingZoo's name for it)
 
     def __init__(self, *, render_mode: str | None = None, **rules: Any):
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"predator_prey: render_mode is one of {self.metadata['render_modes']} or None; got {render_mode!r}.")
+            raise ValueError(
+                f"predator_prey: render_mode is one of {self.metadata['render_modes']} or None; got {render_mode!r}."
+            )
         self.render_mode = render_mode
         self.games = PredatorPreyGames(1, **rules)
         self.possible_agents = [f"predator_{i}" for i in range(self.games.num_predators)]

@@ -38,7 +38,9 @@ class PredatorPreyTeam(SingleTeamEnv):
         refuse_unknown_keys("predator_prey", rules, {*known, "render_mode", *TEAM_KEYS})
         if config.get("state") in STATES:
             rules["state"] = config["state"]
-        super().__init__(lambda num_games: VectorPredatorPrey(num_games, **rules), "predator_prey", config.get("render_mode"))
+        super().__init__(
+            lambda num_games: VectorPredatorPrey(num_games, **rules), "predator_prey", config.get("render_mode")
+        )
 
 
 class VectorPredatorPrey(VectorTeamEnv):

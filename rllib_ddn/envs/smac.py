@@ -302,14 +302,20 @@ def _checked(version: Any, arguments: dict[str, Any]) -> Any:
 def _check_game(version: int, name: str, maps: Any) -> None:
     registry = maps.get_smac_map_registry()
     if name not in registry:
-        raise TeamEnvError(f'env_config["map_name"] = {name!r} is no map of SMAC; {did_you_mean(name, registry, count=3)}')
+        raise TeamEnvError(
+            f'env_config["map_name"] = {name!r} is no map of SMAC; {did_you_mean(name, registry, count=3)}'
+        )
     path = Path(os.environ.get("SC2PATH") or "~/StarCraftII").expanduser()
     told = "SC2PATH" if os.environ.get("SC2PATH") else "SC2PATH is not set, and its default"
     if not path.is_dir():
         raise TeamEnvError(f"{told} {path} does not exist: install StarCraft II and set SC2PATH to its folder.")
     if not (path / "Versions").is_dir():
-        raise TeamEnvError(f"{told} {path} holds no game (no folder Versions): set SC2PATH to the folder of StarCraft II.")
+        raise TeamEnvError(
+            f"{told} {path} holds no game (no folder Versions): set SC2PATH to the folder of StarCraft II."
+        )
     files = {file.stem for file in (path / "Maps").rglob("*.SC2Map")} if (path / "Maps").is_dir() else set()
     needed = registry[name].get("map_name", name) if version == 2 else name
     if needed not in files:
-        raise TeamEnvError(f"{path / 'Maps'} has no {needed}.SC2Map: unpack SMAC's maps there (SMAC_Maps.zip, {SMAC_PAGE}).")
+        raise TeamEnvError(
+            f"{path / 'Maps'} has no {needed}.SC2Map: unpack SMAC's maps there (SMAC_Maps.zip, {SMAC_PAGE})."
+        )

@@ -176,7 +176,9 @@ def _battle(arguments: dict[str, Any]) -> Any:
     try:
         plain = json.dumps(arguments, sort_keys=True, default=lambda array: array.tolist())
     except AttributeError as error:
-        raise TeamEnvError(f"env_config of smax holds numbers, booleans, names and lists of them; got {arguments}.") from error
+        raise TeamEnvError(
+            f"env_config of smax holds numbers, booleans, names and lists of them; got {arguments}."
+        ) from error
     return _make(name, plain)
 
 
@@ -197,7 +199,9 @@ def _make(name: str, arguments: str) -> Any:
     import jax.numpy as jnp
     from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
-    given = {key: jnp.array(value) if isinstance(value, list) else value for key, value in json.loads(arguments).items()}
+    given = {
+        key: jnp.array(value) if isinstance(value, list) else value for key, value in json.loads(arguments).items()
+    }
     defaults = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest"}
     return HeuristicEnemySMAX(scenario=map_name_to_scenario(name), **{**defaults, **given})
 

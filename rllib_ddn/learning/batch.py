@@ -83,7 +83,9 @@ def make_batch(episodes: Mapping[str, Any], local_input: LocalInput, pack: bool 
     episode, length = order[b], length[b]  # [M], [M]
     step = t.clamp(max=steps - 1)  # final observations have no action; any will do
     valid = t < length
-    last_action = torch.where(t.unsqueeze(1) > 0, episodes["actions"][episode, (t - 1).clamp(min=0)].long(), -1)  # [M, N]
+    last_action = torch.where(
+        t.unsqueeze(1) > 0, episodes["actions"][episode, (t - 1).clamp(min=0)].long(), -1
+    )  # [M, N]
     # The next step of the b-th longest episode is the b-th row among those of the next step.
     starts = torch.nn.functional.pad(batch_sizes.cumsum(0), (1, 0)).to(device)  # [T + 2]
     following = torch.where(valid, starts[t + 1] + b, torch.arange(len(t), device=device))

@@ -94,7 +94,9 @@ class Distillation(nn.Module):
         trains_agent: whether the follower's agent network is trained here; not where it is the leader's.
     """
 
-    def __init__(self, follower: TeamNetwork, terms: Mapping[str, tuple[DistillationTerm, float]], *, trains_agent: bool = True):
+    def __init__(
+        self, follower: TeamNetwork, terms: Mapping[str, tuple[DistillationTerm, float]], *, trains_agent: bool = True
+    ):
         super().__init__()
         self.follower = follower
         self.terms = {name: (term, coefficient) for name, (term, coefficient) in terms.items() if coefficient}

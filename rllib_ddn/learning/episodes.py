@@ -104,13 +104,18 @@ def memory(root: Path = Path("/")) -> tuple[float, float]:
         if controllers == "":
             base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
-            base, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            base, names = (
+                root / "sys/fs/cgroup/memory",
+                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            )
         else:
             continue
         group = base / path.lstrip("/")
         for folder in (group, *group.parents):  # every group above limits it, too
             try:
-                limit, used = (float((folder / name).read_text()) for name in names[:2])  # ValueError where there is no limit
+                limit, used = (
+                    float((folder / name).read_text()) for name in names[:2]
+                )  # ValueError where there is no limit
                 cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             except (OSError, ValueError):
                 continue

@@ -29,7 +29,9 @@ def in_turn(unroll_leader: Unroll, distillation: Distillation, batch: TrainBatch
     return leader, lambda: distillation.loss(distillation.unroll(batch), leader, batch)
 
 
-def side_by_side(unroll_leader: Unroll, distillation: Distillation, batch: TrainBatch) -> tuple[AgentOutput, FollowerLoss]:
+def side_by_side(
+    unroll_leader: Unroll, distillation: Distillation, batch: TrainBatch
+) -> tuple[AgentOutput, FollowerLoss]:
     """A thread of its own unrolls the follower from now on, takes its loss when the leader is there, and then the
     gradients.
 

@@ -25,7 +25,9 @@ class Host(nn.Module):
         targets: makes TD targets (see :mod:`rllib_ddn.learning.targets`).
     """
 
-    def __init__(self, agent: TeamNetwork, mixer: Mixer, *, gamma: float, double_q: bool, targets: Targets = td_targets):
+    def __init__(
+        self, agent: TeamNetwork, mixer: Mixer, *, gamma: float, double_q: bool, targets: Targets = td_targets
+    ):
         super().__init__()
         self.gamma, self.double_q, self.targets = gamma, double_q, targets
         self.agent, self.mixer = agent, mixer
@@ -72,4 +74,6 @@ class Host(nn.Module):
 
     def trained(self) -> list[nn.Parameter]:
         """What the host's optimizer trains."""
-        return [parameter for part in (self.agent, self.mixer) for parameter in part.parameters() if parameter.requires_grad]
+        return [
+            parameter for part in (self.agent, self.mixer) for parameter in part.parameters() if parameter.requires_grad
+        ]

@@ -45,7 +45,12 @@ class IntrinsicReward(nn.Module, ABC):
         gamma: float = 0.99,
     ):
         super().__init__()
-        self.coefficient, self.mask_probability, self.normalize, self.gamma = coefficient, mask_probability, normalize, gamma
+        self.coefficient, self.mask_probability, self.normalize, self.gamma = (
+            coefficient,
+            mask_probability,
+            normalize,
+            gamma,
+        )
         # Running moments of the discounted sums: number of steps seen, mean, sum of squared deviations.
         self.register_buffer("count", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(()))

@@ -50,7 +50,9 @@ class _PackedGRU(torch.autograd.Function):
     """The gates are reset r, update z and new ``n = tanh(x W_in + b_in + r m)``, ``m = h W_hn + b_hn``."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, hidden: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, sizes: list[int]) -> Tensor:
+    def forward(
+        ctx, x: Tensor, hidden: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, sizes: list[int]
+    ) -> Tensor:
         train = any(ctx.needs_input_grad)
         states, rz, n, m = _forward_steps(x, hidden, w_ih, w_hh, b_ih, b_hh, sizes, train)
         if train:

@@ -101,12 +101,18 @@ class ValueDecompositionConfig(AlgorithmConfig):
         'optimizer of agent network and mixer: "adam", "rmsprop" (the paper\'s; alpha 0.99, eps 1e-5), or a dict of ``type`` '
         'and torch\'s arguments of it, such as ``{"type": "adam", "eps": 1e-5}``.',
     )
-    double_q: bool = key(True, FLAG, "whether the online network chooses the targets' actions; else the target network does.")
+    double_q: bool = key(
+        True, FLAG, "whether the online network chooses the targets' actions; else the target network does."
+    )
     target_update_interval_episodes: int = key(
-        50, COUNT, "sampled episodes between updates of the targets, of which a round has one at most; the paper's: 200."
+        50,
+        COUNT,
+        "sampled episodes between updates of the targets, of which a round has one at most; the paper's: 200.",
     )
     target_update_interval_updates: int | None = key(
-        None, COUNT.or_none(), "learning updates between updates of the targets; replaces ``target_update_interval_episodes``."
+        None,
+        COUNT.or_none(),
+        "learning updates between updates of the targets; replaces ``target_update_interval_episodes``.",
     )
     tau: float = key(
         1.0,
@@ -135,7 +141,9 @@ class ValueDecompositionConfig(AlgorithmConfig):
         "whether checkpoints hold the replay, compressed. With it, a restored run goes on learning at once, and exactly "
         "(``num_env_runners=0`` and a ``seed``); without it, learning waits until ``train_batch_size`` new episodes are there.",
     )
-    replay_buffer_config: dict[str, Any] = key({"capacity": 5000}, options(capacity=COUNT), '``{"capacity": episodes}``.')
+    replay_buffer_config: dict[str, Any] = key(
+        {"capacity": 5000}, options(capacity=COUNT), '``{"capacity": episodes}``.'
+    )
 
     # RLlib's keys that training() takes.
     lr: Any = key(
@@ -182,7 +190,9 @@ class ValueDecompositionConfig(AlgorithmConfig):
         "folder, rendered by another env of the learner's process. They change nothing that is learned. None: no videos.",
     )
     evaluation_sample_timeout_s: float | None = key(
-        600.0, ABOVE_0.or_none(), "as ``sample_timeout_s``, for each of the episodes that an env runner plays one after the other."
+        600.0,
+        ABOVE_0.or_none(),
+        "as ``sample_timeout_s``, for each of the episodes that an env runner plays one after the other.",
     )
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -243,7 +253,9 @@ class ValueDecompositionConfig(AlgorithmConfig):
     def evaluation(self, **settings: Any) -> Self:
         _refuse_non_dicts(settings)
         if isinstance(whole := settings.get("evaluation_config"), AlgorithmConfig):  # which always has an explore
-            settings["evaluation_config"] = {name: value for name, value in whole.to_dict().items() if name != "explore"}
+            settings["evaluation_config"] = {
+                name: value for name, value in whole.to_dict().items() if name != "explore"
+            }
         return super().evaluation(**settings)
 
     @override(AlgorithmConfig)

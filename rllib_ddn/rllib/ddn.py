@@ -49,7 +49,8 @@ def _are_pairs(value: Any) -> bool:
 
 _SHARED = ("coefficient", "mask_probability", "normalize", "gamma")  # what an intrinsic reward gets from other keys
 _TERMS = _Terms(
-    "{name: (term, coefficient)} with names or subclasses of DistillationTerm and coefficients from 0 to 1,000,000", _are_pairs
+    "{name: (term, coefficient)} with names or subclasses of DistillationTerm and coefficients from 0 to 1,000,000",
+    _are_pairs,
 )
 
 
@@ -148,9 +149,13 @@ class DDNConfig(ValueDecompositionConfig):
         'who acts in training: "leader", "follower", or "mixture", DAgger\'s: each round it is the leader with a probability '
         "that falls from 1 to 0. The paper can be read either way (Algorithm 1, section 4.4).",
     )
-    mixture_timesteps: int = key(50_000, COUNT, 'env steps over which the leader\'s probability falls from 1 to 0 in a "mixture".')
+    mixture_timesteps: int = key(
+        50_000, COUNT, 'env steps over which the leader\'s probability falls from 1 to 0 in a "mixture".'
+    )
     follower_lr: Any = key(
-        None, LEARNING_RATE.or_none(), "the follower's learning rate or schedule, in the form of ``lr``; None: the same as ``lr``."
+        None,
+        LEARNING_RATE.or_none(),
+        "the follower's learning rate or schedule, in the form of ``lr``; None: the same as ``lr``.",
     )
     intrinsic_lr: Any = key(
         None,
@@ -193,7 +198,9 @@ class DDNConfig(ValueDecompositionConfig):
         reward = intrinsic_reward_class(self.intrinsic_reward)
         if reward is not None:
             check_options("intrinsic_reward_config", reward, self.intrinsic_reward_config, _SHARED)
-        if self.follower_agent == "leader" and (self.q_loss_coeff or self.feature_loss_coeff or self.distillation_terms):
+        if self.follower_agent == "leader" and (
+            self.q_loss_coeff or self.feature_loss_coeff or self.distillation_terms
+        ):
             raise ValueError(
                 'follower_agent="leader" leaves the follower its fusion block, which learns from L_B: '
                 "set q_loss_coeff and feature_loss_coeff to 0, and leave distillation_terms empty."

@@ -31,7 +31,9 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
 
     def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
         super().__init__(observation_space, action_space, config)
-        together = config["leader_timesteps"] is None and bool(self.model.distillation.terms)  # whether both learn in an update
+        together = config["leader_timesteps"] is None and bool(
+            self.model.distillation.terms
+        )  # whether both learn in an update
         overlaps = together and config["num_cpus_for_main_process"] > 1 and self.device.type == "cpu"
         normalizes = self.model.intrinsic is not None and self.model.intrinsic.normalize
         self._observes_whole_batches = len(self.devices) > 1 and normalizes
@@ -126,7 +128,9 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
     def _batch_of_trajectory(self, steps: Mapping[str, np.ndarray]) -> TrainBatch:
         """One episode as a train batch of T + 1 rows."""
         length = len(steps["rewards"])
-        episodes = {name: np.concatenate([steps[name], steps[f"new_{name}"][-1:]]) for name in ("obs", "state", "action_mask")}
+        episodes = {
+            name: np.concatenate([steps[name], steps[f"new_{name}"][-1:]]) for name in ("obs", "state", "action_mask")
+        }
         episodes |= {name: np.asarray(steps[name]) for name in ("actions", "rewards")}
         seed = seed_sequence("intrinsic_reward_mask", int(steps[SampleBatch.EPS_ID][0]))
         episodes["uniform"] = np.random.default_rng(seed).random(length)

@@ -76,7 +76,9 @@ class TeamEnvRunner(RolloutWorker):
             if vectorize and not drawn:
                 self._games = vectorize(len(envs))
             else:
-                self._games = TeamGames(envs, self._replace_env if self.config.restart_failed_sub_environments else None)
+                self._games = TeamGames(
+                    envs, self._replace_env if self.config.restart_failed_sub_environments else None
+                )
         return self._games
 
     def _replace_env(self, e: int) -> MultiAgentEnv:
@@ -115,7 +117,10 @@ class TeamEnvRunner(RolloutWorker):
         self._metrics.extend(metrics)
         batch = SampleBatch(episodes)
         make_callback(
-            "on_sample_end", self.callbacks, self.config.callbacks_on_sample_end, kwargs={"worker": self, "samples": batch}
+            "on_sample_end",
+            self.callbacks,
+            self.config.callbacks_on_sample_end,
+            kwargs={"worker": self, "samples": batch},
         )
         return batch
 
@@ -170,7 +175,9 @@ class TeamEnvRunner(RolloutWorker):
             )
             rewards, terminated, truncated = games.step(actions, live)
             if not np.isfinite(rewards).all():
-                raise TeamEnvError(f"the env gave the reward {rewards[~np.isfinite(rewards)][0]}; rewards must be finite numbers.")
+                raise TeamEnvError(
+                    f"the env gave the reward {rewards[~np.isfinite(rewards)][0]}; rewards must be finite numbers."
+                )
             if step == room:
                 room *= 2
                 episodes = resize_steps(episodes, room)
@@ -252,7 +259,9 @@ class TeamEnvRunner(RolloutWorker):
         told = {"base_env": self.async_env, "policies": self.policy_map, "episode": episode, "env_index": env_index}
         make_callback(name, self.callbacks, getattr(self.config, f"callbacks_{name}"), kwargs={"worker": self, **told})
 
-    def _end_episode(self, episodes: Episodes, row: int, episode: EpisodeV2, e: int, for_training: bool) -> RolloutMetrics:
+    def _end_episode(
+        self, episodes: Episodes, row: int, episode: EpisodeV2, e: int, for_training: bool
+    ) -> RolloutMetrics:
         """Callbacks, postprocessing and metrics of env e's episode, which is the given row."""
         length = int(episodes["length"][row])
         info = self.games.info(e)

@@ -103,7 +103,9 @@ def describe(played: Mapping[str, list[RolloutMetrics]]) -> dict[str, Any]:
             about["win_rate_ci95"] = list(wilson(about["win_rate"], count))
     if math.isnan(results.get("knowledge_transfer", 0.0)):
         metric = "win_rate" if "win_rate" in results[LEADER] else "episode_return_mean"
-        figure = f"the leader's {'win rate' if metric == 'win_rate' else 'mean return'} is {results[LEADER][metric]:.4g}"
+        figure = (
+            f"the leader's {'win rate' if metric == 'win_rate' else 'mean return'} is {results[LEADER][metric]:.4g}"
+        )
         results["knowledge_transfer_reason"] = f"{figure}: follower / leader is defined above 0 only"
     return _without_nan(results)
 
@@ -176,7 +178,9 @@ def evaluate_checkpoint(
         config.environment(env_config={**config.env_config, "render_mode": "human" if render else "rgb_array"})
     config.training(store_buffer_in_checkpoints=False)
     games = (config.evaluation_config or {}).get("num_envs_per_env_runner", config.num_envs_per_env_runner)
-    config.evaluation(evaluation_config={"explore": False, "num_envs_per_env_runner": 1 if drawn else min(episodes, games)})
+    config.evaluation(
+        evaluation_config={"explore": False, "num_envs_per_env_runner": 1 if drawn else min(episodes, games)}
+    )
     algo = config.build_algo()
     try:
         algo.restore(str(checkpoint))
@@ -193,7 +197,9 @@ def evaluate_checkpoint(
                 frames: list[np.ndarray] = []
                 played[name] += _play_drawn(algo.eval_env_runner, name, seed, frames)
                 if not frames and not render:
-                    raise ValueError("the env's render() gave no images: --save-gif and --save-mp4 need render_mode 'rgb_array'.")
+                    raise ValueError(
+                        "the env's render() gave no images: --save-gif and --save-mp4 need render_mode 'rgb_array'."
+                    )
                 if save_gif is not None:
                     files.append(save_gif / f"{name}_{k:02d}.gif")
                     write_gif(files[-1], frames)
@@ -208,7 +214,9 @@ def evaluate_checkpoint(
             os.rmdir(algo.logdir)  # made for results, of which there are none
 
 
-def _play_drawn(runner: Any, network: str, seed: np.random.SeedSequence, frames: list[np.ndarray]) -> list[RolloutMetrics]:
+def _play_drawn(
+    runner: Any, network: str, seed: np.random.SeedSequence, frames: list[np.ndarray]
+) -> list[RolloutMetrics]:
     """Plays one episode, calling the env's render() after each step; images go to ``frames``."""
 
     def draw() -> None:

@@ -50,7 +50,13 @@ class GreedyStep(nn.Module):
         self.network, self.local_input = network, local_input
 
     def forward(
-        self, obs: Tensor, action_mask: Tensor, last_action: Tensor, hidden: Tensor, agent: Tensor, state: Tensor | None = None
+        self,
+        obs: Tensor,
+        action_mask: Tensor,
+        last_action: Tensor,
+        hidden: Tensor,
+        agent: Tensor,
+        state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """
         Args:
@@ -165,10 +171,14 @@ def _traced(step: GreedyStep, inputs: dict[str, dict[str, Any]]) -> torch.export
 def _dynamic(inputs: dict[str, dict[str, Any]]) -> dict[str, dict[int, Any]]:
     """The axes of each input that have any length, as torch wants them."""
     axes = {name: torch.export.Dim(name) for name in ("teams", "agents")}
-    return {name: {k: axes[size] for k, size in enumerate(about["shape"]) if size in axes} for name, about in inputs.items()}
+    return {
+        name: {k: axes[size] for k, size in enumerate(about["shape"]) if size in axes} for name, about in inputs.items()
+    }
 
 
-def _write_onnx(program: torch.export.ExportedProgram, path: Path, inputs: dict[str, dict[str, Any]], opset: int | None) -> None:
+def _write_onnx(
+    program: torch.export.ExportedProgram, path: Path, inputs: dict[str, dict[str, Any]], opset: int | None
+) -> None:
     try:
         import onnx
         import onnxscript  # noqa: F401  (torch's exporter needs it)
@@ -242,7 +252,9 @@ def layout(space: spaces.Space) -> dict[str, Any]:
     if isinstance(space, spaces.Tuple):
         return {"type": "Tuple", "spaces": [layout(part) for part in space.spaces]}
     if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
-        raise ValueError(f"observations of the space {kind} cannot be exported: only Box, the discrete spaces, Dict and Tuple.")
+        raise ValueError(
+            f"observations of the space {kind} cannot be exported: only Box, the discrete spaces, Dict and Tuple."
+        )
     numbers = {"shape": list(space.shape or ()), "dtype": str(space.dtype), **discrete(space)}
     return {"type": kind, "space": " ".join(repr(space).split()), **numbers}
 

@@ -37,7 +37,9 @@ class EnvRunnersError(RuntimeError):
 def outlive_sigterm() -> None:
     """Where SIGTERM is blocked, as ``rllib train`` has it in what it starts, passes over it by a handler in place of the mask:
     games that this process starts would inherit the mask, and could not be ended by SIGTERM."""
-    if threading.current_thread() is threading.main_thread() and signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []):
+    if threading.current_thread() is threading.main_thread() and signal.SIGTERM in signal.pthread_sigmask(
+        signal.SIG_BLOCK, []
+    ):
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
@@ -117,7 +119,9 @@ class Runners:
         """
         healthy = self.healthy()
         several = calls if isinstance(calls, list) else [calls] * len(healthy)
-        self._asked = {runner: self._send(runner, _guarded(call)) for runner, call in zip(healthy, several, strict=False)}
+        self._asked = {
+            runner: self._send(runner, _guarded(call)) for runner, call in zip(healthy, several, strict=False)
+        }
         self._anew = set()
 
     def drop_calls(self) -> None:
@@ -210,7 +214,9 @@ class Runners:
         healthy = set(self.healthy())
         lost = [runner for runner in self._manager.actor_ids() if runner not in healthy and runner not in self._gone]
         # One that still starts, or waits for room on a node, answers later: its ping stays under way.
-        pings = {runner: self._pinged.get(runner) or self._send(runner, lambda runner: runner.ping()) for runner in lost}
+        pings = {
+            runner: self._pinged.get(runner) or self._send(runner, lambda runner: runner.ping()) for runner in lost
+        }
         ended = _ended(pings, seconds)
         back = [runner for runner, answer in ended.items() if not isinstance(answer, RayError)]
         for runner in back:

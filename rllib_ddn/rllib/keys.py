@@ -106,10 +106,15 @@ def documented(config_class: Any) -> None:
     )
     others = [f"    - ``{entry(name=name, value=value)}" for name, value in keys.items() if name not in taken]
     others = [line.replace(":", "``:", 1) for line in others]
-    config_class.__doc__ = "\n".join([inspect.cleandoc(config_class.__doc__ or ""), "", "RLlib's other keys:", "", *others])
+    config_class.__doc__ = "\n".join(
+        [inspect.cleandoc(config_class.__doc__ or ""), "", "RLlib's other keys:", "", *others]
+    )
     parameters = [
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-        *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value.default) for name, value in taken.items()),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value.default)
+            for name, value in taken.items()
+        ),
         inspect.Parameter("settings", inspect.Parameter.VAR_KEYWORD),
     ]
     training.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -151,7 +156,9 @@ class Custom(OneOf):
         except ImportError as error:
             raise ValueError(f"{name} is {value!r}, which cannot be imported: {error}") from error
         if not self.check(found):
-            raise ValueError(f"{name} is {self.words}; got {shown(value)}.{self.hint(value if found is value else found)}")
+            raise ValueError(
+                f"{name} is {self.words}; got {shown(value)}.{self.hint(value if found is value else found)}"
+            )
 
     def hint(self, value: Any) -> str:
         if inspect.isabstract(value):
@@ -200,7 +207,9 @@ def entry_of(table: Mapping[str, type], base: type, *more: Any) -> Custom:
 
 
 FLAG = Accepts("True or False", lambda value: isinstance(value, bool))
-DICT = Accepts("a dict with names as keys", lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value))
+DICT = Accepts(
+    "a dict with names as keys", lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value)
+)
 ABOVE_0 = number("a number above 0", lambda value: value > 0)
 AT_LEAST_0 = number("a number of at least 0", lambda value: value >= 0)
 PROBABILITY = number("a probability in [0, 1]", lambda value: 0 <= value <= 1)
@@ -239,7 +248,9 @@ def _is_optimizer(value: Any) -> bool:
         return False
     for name, argument in arguments.items():
         numbers = argument if isinstance(argument, (tuple, list)) else [argument]
-        if name != "type" and not (FLAG.check(argument) if name in _OPTIMIZER_FLAGS else all(map(FRACTION.check, numbers))):
+        if name != "type" and not (
+            FLAG.check(argument) if name in _OPTIMIZER_FLAGS else all(map(FRACTION.check, numbers))
+        ):
             return False
     try:
         make_optimizer(value, [torch.nn.Parameter(torch.zeros(1))], 1e-3)

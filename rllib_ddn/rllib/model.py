@@ -80,7 +80,9 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
 
     def build(self, config: Mapping[str, Any]) -> None:
         """Makes :attr:`host`."""
-        self.host = self.make_host(LocalAgent(self.sizes.local_dim, self.sizes.num_actions, self.sizes.hidden_dim), config)
+        self.host = self.make_host(
+            LocalAgent(self.sizes.local_dim, self.sizes.num_actions, self.sizes.hidden_dim), config
+        )
 
     def make_host(self, agent: TeamNetwork, config: Mapping[str, Any]) -> Host:
         """A host with this agent network and the config's mixer."""
@@ -209,7 +211,10 @@ class DDNTorchModel(ValueDecompositionModel):
         """
         update: Update = loss_inputs.computed
         losses = {**update.losses, **dict(zip([HOST], policy_loss, strict=False))}
-        return [losses[learner] if learner in losses else _zero(parameters) for learner, parameters in self.trained().items()]
+        return [
+            losses[learner] if learner in losses else _zero(parameters)
+            for learner, parameters in self.trained().items()
+        ]
 
 
 @contextmanager

@@ -19,7 +19,15 @@ from torch import Tensor
 
 from rllib_ddn.learning.batch import TrainBatch, make_batch
 from rllib_ddn.learning.episodes import empty_episodes
-from rllib_ddn.learning.update import HOST, LEARNERS, Update, check_finite, clip_gradients, compute_update, make_optimizer
+from rllib_ddn.learning.update import (
+    HOST,
+    LEARNERS,
+    Update,
+    check_finite,
+    clip_gradients,
+    compute_update,
+    make_optimizer,
+)
 from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.export import export_policy
 from rllib_ddn.rllib.model import ValueDecompositionModel, blame_custom_components
@@ -172,7 +180,9 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         obs, state, mask = self._encode(input_dict[SampleBatch.OBS], self.model.networks[network].sees_state)
         recurrent_state = self.initial_recurrent_state(len(obs))
         if "state_in_0" in input_dict:
-            hidden, last_action = (torch.as_tensor(np.asarray(input_dict[f"state_in_{i}"]), device=self.device) for i in range(2))
+            hidden, last_action = (
+                torch.as_tensor(np.asarray(input_dict[f"state_in_{i}"]), device=self.device) for i in range(2)
+            )
             recurrent_state = hidden.float(), last_action.long()
         explore = self.config["explore"] if explore is None else explore
         epsilon = self.epsilon(self.global_timestep if timestep is None else timestep) if explore else 0.0
@@ -202,7 +212,9 @@ class ValueDecompositionPolicy(TorchPolicyV2):
 
     def _encode(self, batched: Any, needs_state: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Batched observations of the Tuple space as obs, state and action mask."""
-        if isinstance(batched, np.ndarray) and batched.dtype == object:  # [B, N] of Dicts, from Algorithm.compute_actions()
+        if (
+            isinstance(batched, np.ndarray) and batched.dtype == object
+        ):  # [B, N] of Dicts, from Algorithm.compute_actions()
             teams = [list(team) for team in batched]
         else:
             agents = [agent if isinstance(agent, dict) else {OBS: agent} for agent in batched]
@@ -214,7 +226,9 @@ class ValueDecompositionPolicy(TorchPolicyV2):
 
     # -- Learning: Algorithm 1, lines 15 to 24 --------------------------------------------------
 
-    def compute_update(self, model: ValueDecompositionModel, batch: TrainBatch, learners: Collection[str] = LEARNERS) -> Update:
+    def compute_update(
+        self, model: ValueDecompositionModel, batch: TrainBatch, learners: Collection[str] = LEARNERS
+    ) -> Update:
         """The losses of one update on one device."""
         return compute_update(model.host, batch, learners=learners)
 
@@ -232,9 +246,13 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         """The host's loss, where it learns; the model's ``custom_loss`` finds the others at the train batch."""
         batch = make_batch(train_batch, model.local_input)
         update = self.compute_update(model, batch, self.learners())
-        if STEPS_PER_DEVICE in train_batch:  # RLlib averages over the devices, and losses are means over one device's steps
+        if (
+            STEPS_PER_DEVICE in train_batch
+        ):  # RLlib averages over the devices, and losses are means over one device's steps
             weight = train_batch["length"].sum() / train_batch[STEPS_PER_DEVICE][0]
-            weighted = ({name: weight * value for name, value in part.items()} for part in (update.losses, update.statistics))
+            weighted = (
+                {name: weight * value for name, value in part.items()} for part in (update.losses, update.statistics)
+            )
             update = Update(*weighted)
         train_batch.computed = update
         self._learned = tuple(update.losses)
@@ -352,7 +370,9 @@ class ValueDecompositionPolicy(TorchPolicyV2):
                 raise ValueError(
                     f"the weights {name!r} have the shape {tuple(value.shape)}, this model's have {tuple(own[name].shape)}. {how}"
                 )
-        self.model.load_state_dict({name: torch.as_tensor(np.array(value)) for name, value in weights.items()}, strict=False)
+        self.model.load_state_dict(
+            {name: torch.as_tensor(np.array(value)) for name, value in weights.items()}, strict=False
+        )
         if averages is not None and restart:
             averages.restart(self.model.networks)
 

@@ -44,6 +44,8 @@ def first_iteration(folder: str) -> str:
         return "in its first iteration"
     figures: dict[str, Any] = json.loads(told)
     if figures["episodes"] < figures["needed"]:
-        return f"{figures['episodes']:,} episodes played of the {figures['needed']:,} that a batch needs; then it learns"
+        return (
+            f"{figures['episodes']:,} episodes played of the {figures['needed']:,} that a batch needs; then it learns"
+        )
     of = f" of {figures['iteration']:,}" if figures["iteration"] else ""
     return f"learning in its first iteration: {figures['steps']:,}{of} env steps played"

@@ -80,7 +80,9 @@ EPSILON_GREEDY = options(
 )
 
 MODEL = {
-    "custom_model": Accepts("the name of a registered model, a subclass of ValueDecompositionModel, or None", _is_model),
+    "custom_model": Accepts(
+        "the name of a registered model, a subclass of ValueDecompositionModel, or None", _is_model
+    ),
     "custom_model_config": DICT,
 }
 
@@ -118,7 +120,9 @@ ACCEPTED: dict[str, Accepts] = {
     "explore": FLAG,
     "seed": whole("a whole number from 0 to 2**31 - 1", 0, 2**31 - 1).or_none(),
     "callbacks_class": _is_class_of(RLlibCallback),
-    **dict.fromkeys(map("callbacks_{}".format, CALLBACKS), Accepts("a function, a list of functions, or None", _are_functions)),
+    **dict.fromkeys(
+        map("callbacks_{}".format, CALLBACKS), Accepts("a function, a list of functions, or None", _are_functions)
+    ),
     "model": DICT,
     # Resources.
     "num_gpus": _UNITS,
@@ -190,9 +194,15 @@ _ONE_POLICY = "one team has one policy"
 _OFFLINE = "training plays its own episodes, and writes and reads no others"
 _EVALUATION = "an evaluation is evaluation_duration whole greedy episodes of each network"
 _REASONS = {
-    **dict.fromkeys(("num_learners", "num_gpus_per_learner", "num_cpus_per_learner", "custom_resources_per_learner"), _LEARNERS),
-    **dict.fromkeys(("num_aggregator_actors_per_learner", "max_requests_in_flight_per_learner", "local_gpu_idx"), _LEARNERS),
-    **dict.fromkeys(("rollout_fragment_length", "sample_collector", "remote_env_batch_wait_ms", "gym_env_vectorize_mode"), _ROUNDS),
+    **dict.fromkeys(
+        ("num_learners", "num_gpus_per_learner", "num_cpus_per_learner", "custom_resources_per_learner"), _LEARNERS
+    ),
+    **dict.fromkeys(
+        ("num_aggregator_actors_per_learner", "max_requests_in_flight_per_learner", "local_gpu_idx"), _LEARNERS
+    ),
+    **dict.fromkeys(
+        ("rollout_fragment_length", "sample_collector", "remote_env_batch_wait_ms", "gym_env_vectorize_mode"), _ROUNDS
+    ),
     "max_requests_in_flight_per_env_runner": _CALLS,
     "env_runner_health_probe_timeout_s": _PINGS,
     "metrics_episode_collection_timeout_s": "metrics come with the episodes",
@@ -202,12 +212,18 @@ _REASONS = {
     **dict.fromkeys(("num_epochs", "minibatch_size", "shuffle_batch_per_epoch"), _UPDATES),
     **dict.fromkeys(("observation_space", "action_space"), "the spaces are the env's"),
     **dict.fromkeys(("normalize_actions", "clip_actions"), _DISCRETE),
-    **dict.fromkeys(("preprocessor_pref", "observation_fn", "update_worker_filter_stats", "use_worker_filter_stats"), _VECTORS),
+    **dict.fromkeys(
+        ("preprocessor_pref", "observation_fn", "update_worker_filter_stats", "use_worker_filter_stats"), _VECTORS
+    ),
     **dict.fromkeys(("sync_filters_on_rollout_workers_timeout_s", "synchronize_filters"), _VECTORS),
     **dict.fromkeys(("eager_", "tf_", "local_tf_", "enable_tf1_"), "the framework is torch"),
     **dict.fromkeys(("policy_", "count_steps_by"), _ONE_POLICY),
-    **dict.fromkeys(("input", "output", "prelearner_", "dataset_", "materialize_", "map_batches_", "iter_batches_"), _OFFLINE),
-    **dict.fromkeys(("shuffle_buffer_size", "postprocess_inputs", "actions_in_input_", "off_policy_", "ope_"), _OFFLINE),
+    **dict.fromkeys(
+        ("input", "output", "prelearner_", "dataset_", "materialize_", "map_batches_", "iter_batches_"), _OFFLINE
+    ),
+    **dict.fromkeys(
+        ("shuffle_buffer_size", "postprocess_inputs", "actions_in_input_", "off_policy_", "ope_"), _OFFLINE
+    ),
     **dict.fromkeys(("prioritized_", "replay_"), "the replay samples whole episodes uniformly"),
     **dict.fromkeys(("custom_evaluation_function", "evaluation_", "always_attach_evaluation_results"), _EVALUATION),
     "clip_rewards": "rewards are learned from as the env gives them; scale them there",
@@ -233,7 +249,9 @@ _GREEDY = "evaluation_interval counts iterations, and evaluation_duration episod
 FORMER = ("evaluation_num_episodes",)  # Ray 1's, which RLlib still has among its keys and fails at
 HINTS = {
     **dict.fromkeys(("target_update_interval", "target_network_update_freq", "target_update_freq"), _TARGETS),
-    **dict.fromkeys(("epsilon_start", "epsilon_finish", "epsilon_anneal_time", "epsilon", "epsilon_timesteps"), _EPSILON),
+    **dict.fromkeys(
+        ("epsilon_start", "epsilon_finish", "epsilon_anneal_time", "epsilon", "epsilon_timesteps"), _EPSILON
+    ),
     **dict.fromkeys(("initial_epsilon", "final_epsilon", "action_selector"), _EPSILON),
     **dict.fromkeys(("buffer_size", "replay_buffer_size", "capacity", "buffer_cpu_only"), _CAPACITY),
     **dict.fromkeys(("optim_alpha", "optim_eps"), _RMSPROP),
@@ -241,19 +259,29 @@ HINTS = {
     **dict.fromkeys(("env_args", "map_name"), _ENV),
     **dict.fromkeys(("test_interval", "test_nepisode", "test_greedy", "evaluation_num_episodes"), _GREEDY),
     **dict.fromkeys(("rnn_hidden_dim", "hidden_dim"), "the agent networks' size is agent_hidden_dim"),
-    **dict.fromkeys(("agent", "mac"), "the agent network is a GRU of size agent_hidden_dim; DDN's state_fusion chooses a leader"),
+    **dict.fromkeys(
+        ("agent", "mac"), "the agent network is a GRU of size agent_hidden_dim; DDN's state_fusion chooses a leader"
+    ),
     **dict.fromkeys(("obs_agent_id", "obs_last_action"), "agent networks always see both"),
     **dict.fromkeys(("batch_size", "replay_batch_size"), "episodes per update are train_batch_size"),
-    **dict.fromkeys(("batch_size_run", "runner"), "games played at once are num_envs_per_env_runner, in each of num_env_runners"),
+    **dict.fromkeys(
+        ("batch_size_run", "runner"), "games played at once are num_envs_per_env_runner, in each of num_env_runners"
+    ),
     **dict.fromkeys(("t_max", "timesteps_total"), 'the end of a training is Tune\'s stop={"timesteps_total": ...}'),
     **dict.fromkeys(("learner", "name", "agent_output_type"), _ALGORITHM),
     **dict.fromkeys(("learning_starts", "num_steps_sampled_before_learning_starts"), _STARTS),
     **dict.fromkeys(("save_model", "save_model_interval"), "checkpoints are Tune's: checkpoint_config"),
     **dict.fromkeys(("checkpoint_path", "load_step"), _RESTORE),
-    **dict.fromkeys(("evaluate", "save_replay"), "rllib evaluate CHECKPOINT plays, with --save-replay for StarCraft II's replays"),
+    **dict.fromkeys(
+        ("evaluate", "save_replay"), "rllib evaluate CHECKPOINT plays, with --save-replay for StarCraft II's replays"
+    ),
     **dict.fromkeys(("log_interval", "runner_log_interval", "learner_log_interval"), _EVERY),
-    **dict.fromkeys(("use_tensorboard", "local_results_path"), "TensorBoard's files are written below Tune's storage_path"),
-    **dict.fromkeys(("common_reward", "reward_scalarisation"), 'env_config={"team_reward": "sum"} is for "pettingzoo", or "mean"'),
+    **dict.fromkeys(
+        ("use_tensorboard", "local_results_path"), "TensorBoard's files are written below Tune's storage_path"
+    ),
+    **dict.fromkeys(
+        ("common_reward", "reward_scalarisation"), 'env_config={"team_reward": "sum"} is for "pettingzoo", or "mean"'
+    ),
     "standardise_rewards": "rewards are learned from as the env gives them; scale them there",
     "target_update_interval_or_tau": f"{_TARGETS}; tau moves them a part of the way",
     "repeat_id": 'one training a seed is seed={"grid_search": [1, 2, 3]}',
@@ -279,7 +307,12 @@ def check_rllibs_keys(config: AlgorithmConfig, declared: Collection[str]) -> Non
     for name, value in vars(config).items():
         if name in ACCEPTED:
             ACCEPTED[name].validate(name.removesuffix("_str"), value)
-        elif name in _RLLIBS and name not in declared and not _is_internal(name, config) and not same(value, _RLLIBS[name]):
+        elif (
+            name in _RLLIBS
+            and name not in declared
+            and not _is_internal(name, config)
+            and not same(value, _RLLIBS[name])
+        ):
             raise ValueError(f"{name} has no meaning here: {reason(name)}; got {shown(value)}.")
     if (per_learner := config._train_batch_size_per_learner) is not None:
         raise ValueError(f"train_batch_size_per_learner has no meaning here: {_UPDATES}; got {shown(per_learner)}.")

@@ -175,7 +175,9 @@ class ValueDecomposition(Algorithm):
                 self._counters[NUM_EPISODES_BROKEN] += self.config.num_envs_per_env_runner - len(batch["length"])
                 self._counters[NUM_EPISODES_SAMPLED] += len(batch["length"])
                 self._counters[NUM_ENV_STEPS_SAMPLED] += int(batch["length"].sum())
-                self._counters[NUM_AGENT_STEPS_SAMPLED] += int(batch["length"].sum()) * self.get_policy().spec.num_agents
+                self._counters[NUM_AGENT_STEPS_SAMPLED] += (
+                    int(batch["length"].sum()) * self.get_policy().spec.num_agents
+                )
             if self.config.sample_ahead and self.env_runner_group.num_remote_env_runners() > 0:
                 self.runners.ask(self._episodes_of_a_round())
         after = self._counters[NUM_EPISODES_SAMPLED]
@@ -193,7 +195,9 @@ class ValueDecomposition(Algorithm):
             self._update_target()
 
         with self._timers[SYNCH_WORKER_WEIGHTS_TIMER]:
-            self.env_runner_group.sync_weights(global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]}, inference_only=True)
+            self.env_runner_group.sync_weights(
+                global_vars={"timestep": self._counters[NUM_ENV_STEPS_SAMPLED]}, inference_only=True
+            )
         statistics = _mean_stats(updates, self._statistics)
         if self.config.targets is None:  # custom ones may be on another scale
             self._warn_of_drift(statistics, len(updates))
@@ -240,7 +244,11 @@ class ValueDecomposition(Algorithm):
 
     def _episodes_of_a_round(self) -> Callable[[TeamEnvRunner], tuple[SampleBatch, list[RolloutMetrics]]]:
         """What env runners are asked for: the episodes of a round that begins now, and their metrics."""
-        asked = {"round_number": self._counters[NUM_ROUNDS], "timestep": self._counters[NUM_ENV_STEPS_SAMPLED], "seed": self.seed}
+        asked = {
+            "round_number": self._counters[NUM_ROUNDS],
+            "timestep": self._counters[NUM_ENV_STEPS_SAMPLED],
+            "seed": self.seed,
+        }
         self._counters[NUM_ROUNDS] += 1
         return lambda runner: (runner.sample(**asked), runner.get_metrics())
 
@@ -257,7 +265,9 @@ class ValueDecomposition(Algorithm):
         episodes["uniform"] = self._rng.random(episodes["rewards"].shape)  # for what an update draws at random
         steps = int(episodes["length"].sum())
         trained = self._counters[NUM_ENV_STEPS_TRAINED], self._counters[NUM_AGENT_STEPS_TRAINED]
-        train = train_one_step if math.ceil(config.num_gpus) <= 1 and not config._fake_gpus else multi_gpu_train_one_step
+        train = (
+            train_one_step if math.ceil(config.num_gpus) <= 1 and not config._fake_gpus else multi_gpu_train_one_step
+        )
         results = train(self, SampleBatch(episodes, _zero_padded=True))
         # RLlib has counted the batch's rows, which are episodes.
         self._counters[NUM_ENV_STEPS_TRAINED] = trained[0] + steps
@@ -384,7 +394,10 @@ class ValueDecomposition(Algorithm):
         config, told = self.evaluation_config, {"algorithm": self, "metrics_logger": self.metrics}
         make_callback("on_evaluate_start", self.callbacks, self.config.callbacks_on_evaluate_start, kwargs=told)
         seeds = [seed_sequence("evaluation", self.seed, self.iteration, k) for k in range(config.evaluation_duration)]
-        played = {network: evaluate_network(self.eval_runners, network, seeds, bool(config.explore)) for network in config.networks}
+        played = {
+            network: evaluate_network(self.eval_runners, network, seeds, bool(config.explore))
+            for network in config.networks
+        }
         results = compare(played)
         results["env_runners"] = summarize_episodes(played[self.get_policy().model.acting_network])
         steps = sum(episode.episode_length for episodes in played.values() for episode in episodes)
@@ -433,7 +446,9 @@ class ValueDecomposition(Algorithm):
         self.runners.drop_calls()  # of the run that is left
         self._rng.bit_generator.state = state["rng"]
         if self.config.seed is None:
-            self._seed_streams(state.get("seed", 0))  # older ones lack it, and are evaluated on the same episodes each time
+            self._seed_streams(
+                state.get("seed", 0)
+            )  # older ones lack it, and are evaluated on the same episodes each time
         self._episode_history = state.get("episode_history", [])  # older ones lack it
         self.returns = ReturnRange(**state.get("returns", {}))  # older ones lack it
         self._best = state.get(BEST, b"")
@@ -480,7 +495,9 @@ class ValueDecomposition(Algorithm):
         (folder / "score.json").write_text(json.dumps(self.score.best) + "\n")
         shutil.copy(folder.parent / "rllib_checkpoint.json", folder)
         states = pickle.loads(self._best)["policies"]
-        self.get_policy().export_checkpoint(str(folder / "policies" / DEFAULT_POLICY_ID), policy_state=states[DEFAULT_POLICY_ID])
+        self.get_policy().export_checkpoint(
+            str(folder / "policies" / DEFAULT_POLICY_ID), policy_state=states[DEFAULT_POLICY_ID]
+        )
 
 
 def _started_here() -> bool:
@@ -513,7 +530,9 @@ def _check_resources(need: str, wanted: Mapping[str, float], free: Mapping[str, 
         if amount <= available:
             if free is not None and amount > (unused := free.get(kind, 0)):
                 line = f"{need} {amount:g} {kind}s, and of the cluster's {available:g} only {unused:g} are not in use"
-                warn_once(f"{line}: waiting until they are released, as by stop() of another algorithm. Otherwise {hint}.")
+                warn_once(
+                    f"{line}: waiting until they are released, as by stop() of another algorithm. Otherwise {hint}."
+                )
             continue
         line = f"{need} {amount:g} {kind}s, and the cluster has {available:g}"
         if _started_here():

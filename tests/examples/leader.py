@@ -8,7 +8,9 @@ class GatedFollower(Follower):
     """o_hat_i = sigmoid(U z_i) * V o_i."""
 
     def make_fusion(self, sizes, embed_dim, hyper_dim):
-        return nn.ModuleDict({"gate": nn.Linear(sizes.local_dim, embed_dim), "value": nn.Linear(sizes.obs_dim, embed_dim)})
+        return nn.ModuleDict(
+            {"gate": nn.Linear(sizes.local_dim, embed_dim), "value": nn.Linear(sizes.obs_dim, embed_dim)}
+        )
 
     def fuse(self, z):  # [M, N, Z] to [M, N, D]; the observations are z's first columns
         return torch.sigmoid(self.fusion["gate"](z)) * self.fusion["value"](z[..., : self.obs_dim])
@@ -20,7 +22,9 @@ class GatedLeader(Leader):
     follower = GatedFollower
 
     def make_fusion(self, sizes, embed_dim, hyper_dim):
-        return nn.ModuleDict({"gate": nn.Linear(sizes.local_dim, embed_dim), "value": nn.Linear(sizes.state_dim, embed_dim)})
+        return nn.ModuleDict(
+            {"gate": nn.Linear(sizes.local_dim, embed_dim), "value": nn.Linear(sizes.state_dim, embed_dim)}
+        )
 
     def fuse(self, z, state):  # [M, N, Z] and [M, S] to [M, N, D]
         return torch.sigmoid(self.fusion["gate"](z)) * self.fusion["value"](state).unsqueeze(1)

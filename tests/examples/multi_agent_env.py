@@ -27,7 +27,9 @@ class Echo(MultiAgentEnv):
         return self.observe(), {}
 
     def step(self, actions):
-        rewards = {agent: float(actions[agent] == number) for agent, number in zip(self.agents, self.drawn, strict=True)}
+        rewards = {
+            agent: float(actions[agent] == number) for agent, number in zip(self.agents, self.drawn, strict=True)
+        }
         self.steps += 1
         return self.observe(), rewards, {"__all__": False}, {"__all__": self.steps == self.max_steps}, {}
 

@@ -53,7 +53,9 @@ def update():
     norms = clip_gradients(optimizers, 10.0)
     for optimizer in optimizers.values():
         optimizer.step()
-    return {name: loss.item() for name, loss in result.losses.items()}, {name: norm.item() for name, norm in norms.items()}
+    return {name: loss.item() for name, loss in result.losses.items()}, {
+        name: norm.item() for name, norm in norms.items()
+    }
 
 
 before, norms = update()

@@ -17,7 +17,9 @@ parser.add_argument("--restore", type=Path)
 arguments = parser.parse_args()
 
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-config = small_config(store_buffer_in_checkpoints=True, intrinsic_reward_stage=arguments.stage, normalize_intrinsic_reward=True)
+config = small_config(
+    store_buffer_in_checkpoints=True, intrinsic_reward_stage=arguments.stage, normalize_intrinsic_reward=True
+)
 config.evaluation(evaluation_interval=1, evaluation_duration=2)
 algo = config.build_algo()
 if arguments.restore:

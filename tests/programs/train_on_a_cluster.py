@@ -26,7 +26,9 @@ arguments = parser.parse_args()
 hold = arguments.folder / "hold"
 os.environ["HOLD"] = str(hold)  # Ray's workers inherit it
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-ray.init(address=cluster.address, log_to_driver=False)  # before there is another node that Ray might take for this process's
+ray.init(
+    address=cluster.address, log_to_driver=False
+)  # before there is another node that Ray might take for this process's
 second = cluster.add_node(num_cpus=2)
 algo = small_config(sample_ahead=arguments.ahead).callbacks(Hold).env_runners(num_env_runners=3).build_algo()
 report = []

@@ -70,7 +70,10 @@ class Uneven(ParallelEnv):
         self.possible_agents, self.limit, self.has_state = ["a", "b"], limit, has_state
         self.spaces = {
             "a": (Box(-1, 1, (3,), np.float32), Discrete(4)),
-            "b": (Dict({"observation": Box(-1, 1, (2,), np.float32), "action_mask": Box(0, 1, (2,), np.int8)}), Discrete(2)),
+            "b": (
+                Dict({"observation": Box(-1, 1, (2,), np.float32), "action_mask": Box(0, 1, (2,), np.int8)}),
+                Discrete(2),
+            ),
         }
 
     def observation_space(self, agent):

@@ -69,7 +69,9 @@ def commands(block):
 
 def links(page):
     """Targets of a page's links and pictures."""
-    return [match["target"] for match in LINK.finditer(re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S))]
+    return [
+        match["target"] for match in LINK.finditer(re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S))
+    ]
 
 
 def anchors(page):

@@ -30,7 +30,9 @@ class WeightedQMixer(QMixer):
         hypernet_dim: see :class:`QMixer`.
     """
 
-    def __init__(self, sizes: TeamSizes, alpha: float = 0.1, central_dim: int = 256, embed_dim: int = 32, hypernet_dim: int = 64):
+    def __init__(
+        self, sizes: TeamSizes, alpha: float = 0.1, central_dim: int = 256, embed_dim: int = 32, hypernet_dim: int = 64
+    ):
         super().__init__(sizes, embed_dim, hypernet_dim)
         if not 0 < alpha <= 1:
             raise ValueError(f"mixer_config['alpha'] is a weight above 0 and at most 1; got {alpha!r}.")
