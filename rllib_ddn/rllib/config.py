@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -60,6 +60,8 @@ _DICT_KEYS = ("multiagent", "_enable_new_api_stack", "_is_frozen")
 _KEYS_OF_RLLIB = frozenset(vars(AlgorithmConfig()))
 _KEYS_OF_RLLIBS_TRAINING = set(inspect.signature(AlgorithmConfig.training).parameters) - {"self"}
 
+A = TypeVar("A", bound="Any")
+
 
 class ValueDecompositionConfig(AlgorithmConfig):
     """Configures a :class:`~rllib_ddn.rllib.value_decomposition.ValueDecomposition`. The defaults are what works best
@@ -72,6 +74,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
     """
 
     defaults: ClassVar[dict[str, Any]] = {}
+    algorithm: ClassVar[Callable[[], type]]  # see configured_by()
 
     # Keys of this package's own.
     mixer: Any = key(
@@ -200,9 +203,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
         documented(cls)
 
     def __init__(self, algo_class: type | None = None):
-        from rllib_ddn.rllib.value_decomposition import ValueDecomposition  # which is made with this config
-
-        super().__init__(algo_class=algo_class or ValueDecomposition)
+        super().__init__(algo_class=algo_class or type(self).algorithm())
         for name, value in declared(type(self)).items():
             setattr(self, name, copy.deepcopy(value.default))
 
@@ -430,6 +431,19 @@ class ValueDecompositionConfig(AlgorithmConfig):
         if owners:
             return f"unknown config key {name!r}: it is a key of {owners[0]}, and {mine} has no use for it."
         return f"unknown config key {name!r}.{nearest_hint(name, known) or f' See the docstring of {mine}.training().'}"
+
+
+def configured_by(config_class: type[ValueDecompositionConfig]) -> Callable[[type[A]], type[A]]:
+    """Class decorator that ties an algorithm to its config class: ``get_default_config()`` of the one makes the other, and
+    ``build_algo()`` of the other makes the one."""
+
+    def tie(algorithm: type[A]) -> type[A]:
+        algorithm.config_class = config_class
+        # A function, since Ray follows classes through class attributes without end when it sends one to an actor.
+        config_class.algorithm = staticmethod(lambda: algorithm)
+        return algorithm
+
+    return tie
 
 
 def _refuse_non_dicts(settings: Mapping[str, Any]) -> None:

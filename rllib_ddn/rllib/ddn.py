@@ -11,7 +11,7 @@ from ray.rllib.utils.annotations import override
 from rllib_ddn.learning.distillation import TERMS, DistillationTerm
 from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
 from rllib_ddn.networks import LEADERS, MIXERS, Follower, Leader, TeamSizes
-from rllib_ddn.rllib.config import ValueDecompositionConfig, check_options, check_part
+from rllib_ddn.rllib.config import ValueDecompositionConfig, check_options, check_part, configured_by
 from rllib_ddn.rllib.ddn_policy import DDNTorchPolicy
 from rllib_ddn.rllib.keys import (
     COEFFICIENT,
@@ -165,9 +165,6 @@ class DDNConfig(ValueDecompositionConfig):
     follower_optimizer: Any = key("adam", OPTIMIZER, "the follower's optimizer, as ``optimizer``.")
     intrinsic_optimizer: Any = key("adam", OPTIMIZER, "the intrinsic reward's optimizer, as ``optimizer``.")
 
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class or DDN)
-
     @property
     def networks(self) -> tuple[str, ...]:
         return (LEADER, FOLLOWER)
@@ -216,17 +213,13 @@ class DDNConfig(ValueDecompositionConfig):
             check_part("intrinsic_reward", reward, sizes, self.intrinsic_reward_config)
 
 
+@configured_by(DDNConfig)
 class DDN(ValueDecomposition):
     """The Double Distillation Network.
 
     A *leader* sees the global state, personalized for each agent, and learns from the team's reward through
     the host's mixer. A *follower* sees what an agent sees, and learns from the leader alone.
     """
-
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> DDNConfig:
-        return DDNConfig()
 
     @classmethod
     @override(Algorithm)

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import ray
@@ -50,7 +50,7 @@ from rllib_ddn.learning.episodes import EpisodeReplay, ReplayMemoryError
 from rllib_ddn.learning.returns import ReturnRange
 from rllib_ddn.learning.update import DivergenceError
 from rllib_ddn.random_streams import seed_of_run, seed_sequence
-from rllib_ddn.rllib.config import ValueDecompositionConfig
+from rllib_ddn.rllib.config import ValueDecompositionConfig, configured_by
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.evaluation import compare, evaluate_network
 from rllib_ddn.rllib.faults import EnvRunnersError, Failure, Runners, outlive_sigterm
@@ -69,6 +69,7 @@ NUM_ROUNDS = "num_sampling_rounds"
 UNFINISHED = ".unfinished-"  # how the name of a folder begins in which a checkpoint is being written
 
 
+@configured_by(ValueDecompositionConfig)
 class ValueDecomposition(Algorithm):
     """Plays whole episodes of a team, keeps them in a replay, and learns from samples of it.
 
@@ -80,6 +81,7 @@ class ValueDecomposition(Algorithm):
     seed in the config neither RLlib nor this package seeds PyTorch.
     """
 
+    config_class: ClassVar[type[ValueDecompositionConfig]]
     config: ValueDecompositionConfig
     seed: int  # of all random streams: the config's; a restored run that was given none has its checkpoint's
     local_replay_buffer: EpisodeReplay
@@ -87,7 +89,7 @@ class ValueDecomposition(Algorithm):
     @classmethod
     @override(Algorithm)
     def get_default_config(cls) -> ValueDecompositionConfig:
-        return ValueDecompositionConfig(algo_class=ValueDecomposition)
+        return cls.config_class()
 
     @classmethod
     @override(Algorithm)

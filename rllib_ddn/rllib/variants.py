@@ -8,22 +8,10 @@
 
 from __future__ import annotations
 
-from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.utils.annotations import override
-
-from rllib_ddn.rllib.config import ValueDecompositionConfig
+from rllib_ddn.rllib.config import ValueDecompositionConfig, configured_by
 from rllib_ddn.rllib.ddn import DDN, DDNConfig
 from rllib_ddn.rllib.model import LEADER, MIXTURE
 from rllib_ddn.rllib.value_decomposition import ValueDecomposition
-
-
-class VDN(ValueDecomposition):
-    """Value-Decomposition Networks (Sunehag et al. 2018)."""
-
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> VDNConfig:
-        return VDNConfig()
 
 
 class VDNConfig(ValueDecompositionConfig):
@@ -31,17 +19,10 @@ class VDNConfig(ValueDecompositionConfig):
 
     defaults = {"mixer": "vdn"}
 
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class or VDN)
 
-
-class QMIX(ValueDecomposition):
-    """QMIX (Rashid et al. 2018, 2020b)."""
-
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> QMIXConfig:
-        return QMIXConfig()
+@configured_by(VDNConfig)
+class VDN(ValueDecomposition):
+    """Value-Decomposition Networks (Sunehag et al. 2018)."""
 
 
 class QMIXConfig(ValueDecompositionConfig):
@@ -49,17 +30,10 @@ class QMIXConfig(ValueDecompositionConfig):
 
     defaults = {"mixer": "qmix"}
 
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class or QMIX)
 
-
-class Qatten(ValueDecomposition):
-    """Qatten (Yang et al. 2020)."""
-
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> QattenConfig:
-        return QattenConfig()
+@configured_by(QMIXConfig)
+class QMIX(ValueDecomposition):
+    """QMIX (Rashid et al. 2018, 2020b)."""
 
 
 class QattenConfig(ValueDecompositionConfig):
@@ -67,17 +41,10 @@ class QattenConfig(ValueDecompositionConfig):
 
     defaults = {"mixer": "qatten"}
 
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class or Qatten)
 
-
-class QPLEX(ValueDecomposition):
-    """QPLEX (Wang et al. 2020)."""
-
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> QPLEXConfig:
-        return QPLEXConfig()
+@configured_by(QattenConfig)
+class Qatten(ValueDecomposition):
+    """Qatten (Yang et al. 2020)."""
 
 
 class QPLEXConfig(ValueDecompositionConfig):
@@ -85,17 +52,10 @@ class QPLEXConfig(ValueDecompositionConfig):
 
     defaults = {"mixer": "qplex"}
 
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class or QPLEX)
 
-
-class CWQMIX(ValueDecomposition):
-    """Centrally-weighted QMIX (Rashid et al. 2020a)."""
-
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> CWQMIXConfig:
-        return CWQMIXConfig()
+@configured_by(QPLEXConfig)
+class QPLEX(ValueDecomposition):
+    """QPLEX (Wang et al. 2020)."""
 
 
 class CWQMIXConfig(ValueDecompositionConfig):
@@ -103,17 +63,10 @@ class CWQMIXConfig(ValueDecompositionConfig):
 
     defaults = {"mixer": "cwqmix"}
 
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class or CWQMIX)
 
-
-class OWQMIX(ValueDecomposition):
-    """Optimistically-weighted QMIX (Rashid et al. 2020a)."""
-
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> OWQMIXConfig:
-        return OWQMIXConfig()
+@configured_by(CWQMIXConfig)
+class CWQMIX(ValueDecomposition):
+    """Centrally-weighted QMIX (Rashid et al. 2020a)."""
 
 
 class OWQMIXConfig(ValueDecompositionConfig):
@@ -121,17 +74,10 @@ class OWQMIXConfig(ValueDecompositionConfig):
 
     defaults = {"mixer": "owqmix"}
 
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class or OWQMIX)
 
-
-class QTRAN(ValueDecomposition):
-    """QTRAN-base (Son et al. 2019)."""
-
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> QTRANConfig:
-        return QTRANConfig()
+@configured_by(OWQMIXConfig)
+class OWQMIX(ValueDecomposition):
+    """Optimistically-weighted QMIX (Rashid et al. 2020a)."""
 
 
 class QTRANConfig(ValueDecompositionConfig):
@@ -139,21 +85,10 @@ class QTRANConfig(ValueDecompositionConfig):
 
     defaults = {"mixer": "qtran"}
 
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class or QTRAN)
 
-
-class CTDS(DDN):
-    """Centralized Teacher with Decentralized Student (Zhao et al. 2022).
-
-    The teacher sees the state beside its local information, as it is; the student regresses the teacher's
-    Q values; the teacher acts in training.
-    """
-
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> CTDSConfig:
-        return CTDSConfig()
+@configured_by(QTRANConfig)
+class QTRAN(ValueDecomposition):
+    """QTRAN-base (Son et al. 2019)."""
 
 
 class CTDSConfig(DDNConfig):
@@ -168,22 +103,14 @@ class CTDSConfig(DDNConfig):
         "behaviour_network": LEADER,
     }
 
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class or CTDS)
 
+@configured_by(CTDSConfig)
+class CTDS(DDN):
+    """Centralized Teacher with Decentralized Student (Zhao et al. 2022).
 
-class PTDE(DDN):
-    """Personalized Training with Distilled Execution (Chen et al. 2024).
-
-    A hypernetwork of local information personalizes the state, which the agent network sees beside the local
-    information. In the second stage, after ``leader_timesteps``, all that is fixed, and a network of local
-    information learns to predict the personalized state and stands in for it.
+    The teacher sees the state beside its local information, as it is; the student regresses the teacher's
+    Q values; the teacher acts in training.
     """
-
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> PTDEConfig:
-        return PTDEConfig()
 
 
 class PTDEConfig(DDNConfig):
@@ -199,21 +126,15 @@ class PTDEConfig(DDNConfig):
         "leader_timesteps": 800_000,
     }
 
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class or PTDE)
 
+@configured_by(PTDEConfig)
+class PTDE(DDN):
+    """Personalized Training with Distilled Execution (Chen et al. 2024).
 
-class IGMDA(DDN):
-    """DAgger-based IGM (Hong et al. 2022).
-
-    The expert sees the state beside its local information; the learner imitates the expert's actions, on
-    episodes that either of them plays: first the expert, with time the learner (``mixture_timesteps``).
+    A hypernetwork of local information personalizes the state, which the agent network sees beside the local
+    information. In the second stage, after ``leader_timesteps``, all that is fixed, and a network of local
+    information learns to predict the personalized state and stands in for it.
     """
-
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> IGMDAConfig:
-        return IGMDAConfig()
 
 
 class IGMDAConfig(DDNConfig):
@@ -228,8 +149,14 @@ class IGMDAConfig(DDNConfig):
         "behaviour_network": MIXTURE,
     }
 
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class or IGMDA)
+
+@configured_by(IGMDAConfig)
+class IGMDA(DDN):
+    """DAgger-based IGM (Hong et al. 2022).
+
+    The expert sees the state beside its local information; the learner imitates the expert's actions, on
+    episodes that either of them plays: first the expert, with time the learner (``mixture_timesteps``).
+    """
 
 
 HOSTS: tuple[type[ValueDecomposition], ...] = (VDN, QMIX, Qatten, QPLEX, CWQMIX, OWQMIX, QTRAN)
