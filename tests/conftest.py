@@ -18,10 +18,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 import pytest
-import ray
 import torch
-
-from support.configs import small_config
 
 pytest_plugins = ["support.starcraft"]
 torch.set_num_threads(1)
@@ -43,21 +40,43 @@ LONG = (
 )
 
 
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem not in LONG)
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the tests marked slow, too")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.hookimpl(tryfirst=True)  # before ``-m`` selects by the marker
+def pytest_collection_modifyitems(config, items):
+    """Marks what uses a Ray cluster, drops slow tests that were not asked for, and orders modules: without Ray, long, other."""
+    if not config.option.all and "slow" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+    with_ray = set()
+    for item in items:
+        if "cluster" in item.fixturenames:
+            item.add_marker("ray")
+            with_ray.add(item.path)
+    items.sort(key=lambda item: (item.path in with_ray, item.path.stem not in LONG))
+
+
+@pytest.fixture(scope="session")
 def cluster():
-    """One local Ray, in each of pytest-xdist's processes, with more CPUs than there may be: actors are small."""
+    """One local Ray, in each of pytest-xdist's processes, with more CPUs than there may be: actors are small.
+
+    ``build`` uses it; other tests that need Ray say ``pytestmark = pytest.mark.usefixtures("cluster")``.
+    """
+    import ray
+
     ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
 
 @pytest.fixture
-def build():
+def build(cluster):
     """Builds algorithms, of a config or of a small config with options, and stops them when the test ends."""
+    from support.configs import small_config
+
     built = []
 
     def make(config=None, **training):

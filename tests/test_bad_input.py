@@ -15,6 +15,8 @@ from rllib_ddn.cli.resume import check_checkpoint
 from rllib_ddn.team import TeamEnvError
 from support.configs import small_config
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 FULL = {
     "obs": Box(-1, 1, (3,), np.float32),
     "action_mask": Box(0, 1, (2,), np.int8),

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "chaos.py"
-pytestmark = pytest.mark.timeout(
-    1800
-)  # on a machine that is busy with other things; alone it takes a minute and a half
+# Alone it takes a minute and a half; on a busy machine far more.
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

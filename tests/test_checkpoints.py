@@ -21,6 +21,8 @@ from rllib_ddn.cli.resume import check_checkpoint
 from support.configs import SMALL_GAME, learner_stats, small_config
 from support.programs import run_program
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 
 @pytest.mark.parametrize("stage", ["replay", "trajectory"])
 def test_a_restored_run_continues_exactly(tmp_path, stage):

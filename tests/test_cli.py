@@ -27,6 +27,8 @@ from rllib_ddn.cli.results import Reporter
 from rllib_ddn.cli.resume import check_checkpoint
 from support.configs import SMALL_GAME
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 EXAMPLES = Path(__file__).parent.parent / "tuned_examples"
 SMALL = {
     "env_config": SMALL_GAME,

@@ -6,6 +6,8 @@ import pytest
 
 from support.programs import run_program
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_node_that_dies_costs_only_the_episodes_in_flight(ahead, tmp_path):

@@ -24,6 +24,8 @@ from rllib_ddn.rllib.keys import declared
 from rllib_ddn.rllib.progress import first_iteration, forget_progress, tell_progress
 from support.configs import SMALL_GAME, plain_config
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 
 def rllib(*arguments, code=0):
     done = CliRunner().invoke(app, list(map(str, arguments)))

@@ -28,6 +28,8 @@ from support.configs import SMALL_GAME
 from support.pages import PAGES, ROOT, anchors, blocks, commands, links
 from support.programs import run_program
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 README = ROOT / "README.md"
 LANGUAGES = {"python", "bash", "yaml", "text"}  # text is what is shown and not run
 BIN = Path(sys.executable).parent

@@ -8,6 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from examples import distillation_term, intrinsic_reward, leader, mixer, multi_agent_env, parallel_env
 from support.configs import learner_stats, small_config
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 # Of each example, the key that takes its class, where the class is in the model, and the statistics that are its own.
 PARTS = {
     "mixer": (mixer, ("mixer", "mixer_config"), lambda model: model.host.mixer, {"largest_weight"}),

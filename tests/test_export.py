@@ -28,6 +28,8 @@ from support.configs import SMALL_GAME, small_config
 from support.games import Uneven
 from support.programs import run_program
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 SPREAD = {"env": "mpe2.simple_spread_v3:parallel_env", "max_cycles": 10}
 # Of each env: algorithm, env_config, the network that is exported.
 GAMES = {

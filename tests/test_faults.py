@@ -16,6 +16,8 @@ from ray.rllib.utils.actor_manager import FaultAwareApply, FaultTolerantActorMan
 from rllib_ddn.rllib.faults import EnvRunnersError, Runners
 from support.configs import small_config
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 
 def faulty_config(folder, **runners):
     """Two games of four steps an env runner, which fail when a file in the folder says so."""

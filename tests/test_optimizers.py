@@ -10,6 +10,8 @@ from rllib_ddn import DDNConfig, QMIXConfig
 from rllib_ddn.learning.update import DivergenceError
 from support.configs import small_config
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 
 def test_each_learner_has_the_optimizer_of_its_key(build):
     policy = build(

@@ -16,6 +16,8 @@ from rllib_ddn.networks import LEADERS, LocalPolicyNetwork
 from rllib_ddn.networks.mixers import MIXERS
 from support.configs import learner_stats, small_config
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 
 class Attached(DistillationTerm):
     """Does not detach the leader by itself, and logs plain numbers."""

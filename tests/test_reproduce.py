@@ -17,6 +17,8 @@ from rllib_ddn.cli.curves import area, final, stratified, transfer
 from rllib_ddn.cli.tables import TABLES
 from support.configs import SMALL_GAME
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 NO_POINTS = reproducing.read_points(None)
 
 

@@ -33,6 +33,8 @@ from rllib_ddn.cli.training import run
 from rllib_ddn.rllib.score import add_score
 from support.configs import plain_config
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 
 def run_until(arguments, ready=None, sent=None):
     """Runs the command; once it is ready sends a signal to its whole group, as a terminal, `timeout` and systemd do."""

@@ -17,6 +17,8 @@ from rllib_ddn.rllib.rllib_keys import ACCEPTED, HINTS
 from rllib_ddn.team import TeamEnvError, TeamSpec
 from support.configs import plain_config, small_config
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 
 def refusal(settings, config_class=DDNConfig):
     """The line in which a config dict is refused."""

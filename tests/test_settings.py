@@ -23,6 +23,8 @@ from rllib_ddn.rllib.keys import declared
 from rllib_ddn.rllib.rllib_keys import ACCEPTED
 from support.configs import learner_stats
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 CASES = int(os.environ.get("SETTINGS_CASES", "300"))
 # RLlib's keys come and go with its versions. Functions that it calls are the user's: whatever they raise is no key's error.
 KEYS = sorted(

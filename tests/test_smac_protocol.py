@@ -31,7 +31,10 @@ def installed(name):
 
 
 MISSING = [name for name in ("smac.env.starcraft2.starcraft2", "pysc2", "websockets") if not installed(name)]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not importable here: {', '.join(MISSING)}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"not importable here: {', '.join(MISSING)}"),
+]
 
 
 @pytest.fixture(autouse=True)

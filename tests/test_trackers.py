@@ -13,7 +13,10 @@ from typer.testing import CliRunner
 from rllib_ddn.cli import app, training
 from support.configs import plain_config
 
+pytestmark = pytest.mark.usefixtures("cluster")
 
+
+@pytest.mark.slow
 def test_mlflow_in_a_local_folder_and_tensorboard_have_the_curves(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install mlflow-skinny")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # without it, MLflow 3.17 wants a database
@@ -77,6 +80,7 @@ def test_tensorboard_is_told_where_the_run_is(tmp_path, monkeypatch):
     assert [logger.__class__.__name__ for logger in given].count("TBXLoggerCallback") == 1
 
 
+@pytest.mark.slow
 def test_weights_and_biases_without_its_server(tmp_path, monkeypatch):
     """Offline, a run goes into a folder for `wandb sync` to send, with results and config by name. Their server is not tried."""
     from ray.air.integrations.wandb import WandbLoggerCallback

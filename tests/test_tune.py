@@ -13,6 +13,8 @@ from ray.tune.schedulers import PopulationBasedTraining
 from support.configs import plain_config, small_config
 from support.programs import run_program
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 AT_END = tune.CheckpointConfig(checkpoint_at_end=True)
 
 

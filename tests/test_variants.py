@@ -16,6 +16,8 @@ from rllib_ddn.networks import MIXERS
 from rllib_ddn.rllib import variants
 from support.configs import learner_stats, small_config
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 HOSTS = {
     "VDN": "vdn",
     "QMIX": "qmix",

@@ -14,6 +14,8 @@ from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
 from rllib_ddn.rllib import value_decomposition
 from support.configs import plain_config, small_config
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 
 def test_videos_change_nothing_that_is_learned(build):
     outcomes = []

@@ -13,6 +13,8 @@ import pytest
 
 from support.configs import SMALL_GAME
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 ROOT = Path(__file__).parents[1]
 SMALL = {"env_config": SMALL_GAME, "train_batch_size": 4, "agent_hidden_dim": 8, "num_envs_per_env_runner": 2}
 # A program that plays one step of the exported team, and finds neither torch nor Ray.
