@@ -37,6 +37,7 @@ def move_targets(policy):
         {},
         {"mixer": "vdn", "state_fusion": "raw"},
         {"double_q": False, "distillation_temperature": 0.5, "block_loss_coeff": 2.0, "feature_loss_coeff": 0.0},
+        {"imitation_loss_coeff": 0.0},
         {"intrinsic_reward": None},
         {"intrinsic_reward_stage": "trajectory", "intrinsic_reward_coeff": 3.0},
         {"state_fusion": "concatenated"},
@@ -139,7 +140,7 @@ def test_learning_side_by_side_is_the_same_bit_for_bit(build):
         (1, {}, in_turn, 1),
         (2, {}, side_by_side, 1),
         (2, {"leader_timesteps": 100}, in_turn, 2),  # one of them learns, with both cores
-        (2, {"block_loss_coeff": 0.0, "q_loss_coeff": 0.0, "feature_loss_coeff": 0.0}, in_turn, 2),
+        (2, dict.fromkeys((f"{term}_loss_coeff" for term in ("block", "q", "feature", "imitation")), 0.0), in_turn, 2),
     ],
 )
 def test_two_cores_learn_side_by_side(build, cores, options, executor, threads):

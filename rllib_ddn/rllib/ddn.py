@@ -86,6 +86,12 @@ class DDNConfig(ValueDecompositionConfig):
     block_loss_coeff: float = key(1.0, COEFFICIENT, "weight of L_B (Equation 6); 0 switches it off (Table 4).")
     q_loss_coeff: float = key(1.0, COEFFICIENT, "weight of L_Q (Equation 6); 0 switches it off.")
     feature_loss_coeff: float = key(1.0, COEFFICIENT, "weight of L_F (Equation 6); 0 switches it off.")
+    imitation_loss_coeff: float = key(
+        1.0,
+        COEFFICIENT,
+        "weight of the imitation loss, the cross-entropy of the leader's greedy actions (Hong et al. 2022), which keeps the "
+        "follower's actions close to its leader's; 0, the paper's, switches it off.",
+    )
     q_loss: Any = key(
         "kl",
         entry_of({name: TERMS[name] for name in ("kl", "squared", "imitation")}, DistillationTerm),
@@ -189,18 +195,18 @@ class DDNConfig(ValueDecompositionConfig):
             raise ValueError(
                 f"state_fusion: {leader.__name__} names no follower; set its attribute follower to a subclass of Follower."
             )
-        taken = {"block", "q", "feature", "global", "idm"} & self.distillation_terms.keys()
+        taken = {"block", "q", "feature", "imitation", "global", "idm"} & self.distillation_terms.keys()
         if taken:
             raise ValueError(f"distillation_terms[{min(taken)!r}]: that name is taken, choose another.")
         reward = intrinsic_reward_class(self.intrinsic_reward)
         if reward is not None:
             check_options("intrinsic_reward_config", reward, self.intrinsic_reward_config, _SHARED)
         if self.follower_agent == "leader" and (
-            self.q_loss_coeff or self.feature_loss_coeff or self.distillation_terms
+            self.q_loss_coeff or self.feature_loss_coeff or self.imitation_loss_coeff or self.distillation_terms
         ):
             raise ValueError(
                 'follower_agent="leader" leaves the follower its fusion block, which learns from L_B: '
-                "set q_loss_coeff and feature_loss_coeff to 0, and leave distillation_terms empty."
+                "set q_loss_coeff, feature_loss_coeff and imitation_loss_coeff to 0, and leave distillation_terms empty."
             )
         if self.intrinsic_reward_stage == "trajectory" and reward is None:
             raise ValueError('intrinsic_reward_stage="trajectory" needs an intrinsic_reward, "idm" for one.')

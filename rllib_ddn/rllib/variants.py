@@ -99,6 +99,7 @@ class CTDSConfig(DDNConfig):
         "q_loss": "squared",
         "block_loss_coeff": 0.0,
         "feature_loss_coeff": 0.0,
+        "imitation_loss_coeff": 0.0,
         "intrinsic_reward": None,
         "behaviour_network": LEADER,
     }
@@ -121,6 +122,7 @@ class PTDEConfig(DDNConfig):
         "follower_agent": "leader",
         "q_loss_coeff": 0.0,
         "feature_loss_coeff": 0.0,
+        "imitation_loss_coeff": 0.0,
         "intrinsic_reward": None,
         "behaviour_network": LEADER,
         "leader_timesteps": 800_000,
@@ -145,6 +147,7 @@ class IGMDAConfig(DDNConfig):
         "q_loss": "imitation",
         "block_loss_coeff": 0.0,
         "feature_loss_coeff": 0.0,
+        "imitation_loss_coeff": 0.0,
         "intrinsic_reward": None,
         "behaviour_network": MIXTURE,
     }
