@@ -38,7 +38,7 @@ from rllib_ddn.envs.predator_prey import PredatorPreyGames
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
 from rllib_ddn.learning.batch import make_batch
 from rllib_ddn.learning.episodes import EpisodeReplay, Episodes, empty_episodes
-from rllib_ddn.learning.update import clip_gradients
+from rllib_ddn.learning.optimizers import clip_gradients
 
 ON_REQUEST = ("smax", "win")  # they take long and need JaxMARL
 STEPS, BATCH, AGENTS = 200, 32, 8  # the paper's Predator-Prey: 8 agents, obs 50, state 200, 6 actions

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rllib_ddn import DDNConfig, QMIXConfig
-from rllib_ddn.learning.update import DivergenceError
+from rllib_ddn.learning.optimizers import DivergenceError
 from support.configs import small_config
 
 pytestmark = pytest.mark.usefixtures("cluster")

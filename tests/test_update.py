@@ -6,7 +6,7 @@ from ray.rllib.policy.sample_batch import SampleBatch
 
 from rllib_ddn import QMIXConfig, QPLEXConfig, VDNConfig
 from rllib_ddn.learning.batch import make_batch
-from rllib_ddn.learning.executor import in_turn, side_by_side
+from rllib_ddn.learning.executor import concurrent, sequential
 from rllib_ddn.rllib.ddn_policy import DDNTorchPolicy
 from support import naive
 from support.configs import small_config
@@ -119,7 +119,7 @@ def test_padded_and_packed_steps_give_the_same_losses_and_gradients(build):
 def test_learning_side_by_side_is_the_same_bit_for_bit(build):
     policy = build().get_policy()
     episodes, results = random_episodes(policy.spec), []
-    for policy.executor in (in_turn, side_by_side):
+    for policy.executor in (sequential, concurrent):
         losses = losses_of(policy, episodes)
         grads = {
             name: torch.autograd.grad(loss, trainable(policy), allow_unused=True, retain_graph=True)
@@ -137,10 +137,15 @@ def test_learning_side_by_side_is_the_same_bit_for_bit(build):
 @pytest.mark.parametrize(
     ("cores", "options", "executor", "threads"),
     [
-        (1, {}, in_turn, 1),
-        (2, {}, side_by_side, 1),
-        (2, {"leader_timesteps": 100}, in_turn, 2),  # one of them learns, with both cores
-        (2, dict.fromkeys((f"{term}_loss_coeff" for term in ("block", "q", "feature", "imitation")), 0.0), in_turn, 2),
+        (1, {}, sequential, 1),
+        (2, {}, concurrent, 1),
+        (2, {"leader_timesteps": 100}, sequential, 2),  # one of them learns, with both cores
+        (
+            2,
+            dict.fromkeys((f"{term}_loss_coeff" for term in ("block", "q", "feature", "imitation")), 0.0),
+            sequential,
+            2,
+        ),
     ],
 )
 def test_two_cores_learn_side_by_side(build, cores, options, executor, threads):
@@ -171,7 +176,7 @@ def test_torchs_threads_are_set_before_the_first_update(build, monkeypatch):
 def test_the_followers_thread_uses_as_many_of_torchs_threads_as_the_learner_now(build, monkeypatch):
     """A thread keeps the number that was set when it first ran an operator."""
     policy, before, seen = build().get_policy(), torch.get_num_threads(), []
-    policy.executor = side_by_side
+    policy.executor = concurrent
     unroll = type(policy.model.distillation).unroll
     monkeypatch.setattr(
         type(policy.model.distillation), "unroll", lambda *args: seen.append(torch.get_num_threads()) or unroll(*args)
@@ -188,7 +193,7 @@ def test_the_followers_thread_uses_as_many_of_torchs_threads_as_the_learner_now(
 @pytest.mark.parametrize("network", ["leader", "follower"])
 def test_an_error_beside_the_other_loss_is_raised_and_nothing_hangs(build, network):
     policy = build().get_policy()
-    policy.executor = side_by_side
+    policy.executor = concurrent
 
     def fail(*args, **kwargs):
         raise RuntimeError("broken")

@@ -1,6 +1,6 @@
-"""How leader and follower share a machine in an update: one after the other, or side by side.
+"""The order in which leader and follower learn in an update: sequential, or concurrent in two threads.
 
-An executor runs the leader and gets the follower's loss under way; both give the same numbers, bit for bit.
+Both give the same numbers, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from rllib_ddn.networks.agent import AgentOutput
 
 Unroll = Callable[[TrainBatch], AgentOutput]
 FollowerLoss = Callable[[], tuple[Tensor, Statistics]]
-# Unrolls the leader over the batch; returns its output, and a function that gives the follower's loss.
+# Unrolls the leader over the batch; returns its output, and a function that returns the follower's loss.
 Executor = Callable[[Unroll, Distillation, TrainBatch], tuple[AgentOutput, FollowerLoss]]
 
 
-def in_turn(unroll_leader: Unroll, distillation: Distillation, batch: TrainBatch) -> tuple[AgentOutput, FollowerLoss]:
-    """The follower's turn comes when its loss is asked for."""
+def sequential(
+    unroll_leader: Unroll, distillation: Distillation, batch: TrainBatch
+) -> tuple[AgentOutput, FollowerLoss]:
+    """The follower is unrolled when its loss is called."""
     leader = unroll_leader(batch)
     return leader, lambda: distillation.loss(distillation.unroll(batch), leader, batch)
 
 
-def side_by_side(
+def concurrent(
     unroll_leader: Unroll, distillation: Distillation, batch: TrainBatch
 ) -> tuple[AgentOutput, FollowerLoss]:
-    """A thread of its own unrolls the follower from now on, takes its loss when the leader is there, and then the
-    gradients.
+    """A second thread unrolls the follower at once, computes its loss when the leader's output is there, and then the
+    gradients. ``backward()`` of the returned loss waits for these gradients and passes them on.
 
-    torch's operators release Python's lock while they run, and the steps of the GRUs run without it as a whole, so two
-    losses that share no parameters keep two cores busy; a second thread *inside* every operator gains little, because
-    the steps of a recurrent network are small. The returned loss's ``backward()`` waits for the thread's gradients and
-    passes them on.
+    torch's operators, and the GRU's loop over steps, release the GIL. Two losses without a common parameter so keep two
+    cores busy; two threads *inside* each operator gain little, because a step of the GRU is small.
     """
     leader = Future[AgentOutput]()
     value, gradients = Future[tuple[Tensor, Statistics]](), Future[tuple[Tensor | None, ...]]()
@@ -46,7 +46,7 @@ def side_by_side(
 
     def learn() -> None:
         try:
-            torch.set_num_threads(threads)  # of this thread's operators: each thread has a number of its own
+            torch.set_num_threads(threads)  # of this thread's operators: each thread has its own number
             follower = distillation.unroll(batch)
             loss, statistics = distillation.loss(follower, leader.result(), batch)
             value.set_result((loss.detach(), statistics))
@@ -58,13 +58,13 @@ def side_by_side(
 
     def result() -> tuple[Tensor, Statistics]:
         loss, statistics = value.result()
-        return _HandOver.apply(loss, gradients, *parameters), statistics
+        return _GradientsOfThread.apply(loss, gradients, *parameters), statistics
 
     _THREAD.submit(learn)
     try:
         leader.set_result(unroll_leader(batch))
     except BaseException as error:
-        leader.set_exception(error)  # or the thread would wait for ever
+        leader.set_exception(error)  # or the thread would wait forever
         raise
     return leader.result(), result
 
@@ -73,8 +73,8 @@ def side_by_side(
 _THREAD = ThreadPoolExecutor(1, "follower")
 
 
-class _HandOver(torch.autograd.Function):
-    """The identity on the loss, whose gradients another thread computes."""
+class _GradientsOfThread(torch.autograd.Function):
+    """The identity on the loss; its gradients are computed by the other thread."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: Future[tuple[Tensor | None, ...]], *parameters: Tensor) -> Tensor:

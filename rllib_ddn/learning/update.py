@@ -6,26 +6,19 @@ mixer), ``"follower"`` and ``"intrinsic"``. Its loss, optimizer, gradient norm a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from rllib_ddn.learning import FOLLOWER, HOST, INTRINSIC, LEARNERS
 from rllib_ddn.learning.batch import TrainBatch
 from rllib_ddn.learning.distillation import Distillation
-from rllib_ddn.learning.executor import Executor, in_turn
+from rllib_ddn.learning.executor import Executor, sequential
 from rllib_ddn.learning.host import Host
 from rllib_ddn.learning.intrinsic import IntrinsicReward
 from rllib_ddn.losses import Statistics, merged
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "rmsprop": partial(torch.optim.RMSprop, alpha=0.99, eps=1e-5),
-    "adam": torch.optim.Adam,
-}
-HOST, FOLLOWER, INTRINSIC = LEARNERS = ("host", "follower", "intrinsic")
 
 
 @dataclass
@@ -59,7 +52,7 @@ def compute_update(
     learners: Collection[str] = LEARNERS,
     add_intrinsic_reward: bool = True,
     observe: bool = True,
-    executor: Executor = in_turn,
+    executor: Executor = sequential,
 ) -> Update:
     """The losses of one update. No loss has gradients for another learner's parameters.
 
@@ -100,59 +93,3 @@ def compute_update(
     if intrinsic is not None and INTRINSIC in learners and intrinsic.trained():
         update.add(INTRINSIC, *intrinsic.loss(batch))  # line 24, Equation 8
     return update
-
-
-def make_optimizer(choice: str | Mapping[str, Any], parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
-    """A learner's optimizer.
-
-    Args:
-        choice: a name of ``OPTIMIZERS``, or a dict of ``type`` and further arguments of torch's class.
-        parameters: what it trains.
-        lr: learning rate.
-    """
-    arguments = {"type": choice} if isinstance(choice, str) else dict(choice)
-    return OPTIMIZERS[arguments.pop("type")](parameters, lr=lr, **arguments)
-
-
-class DivergenceError(FloatingPointError):
-    """A loss or a gradient is NaN or infinite. The message is one line."""
-
-
-def check_finite(gradient_norms: Mapping[str, Tensor], statistics: Statistics) -> None:
-    """Refuses an update before it is applied. Looks at the norms at once: a loss that is not finite has gradients
-    that are not.
-
-    Args:
-        gradient_norms: by learner.
-        statistics: of the update, which tell what went wrong first.
-
-    Raises:
-        DivergenceError: a norm is NaN or infinite; the message names the learner and the statistics.
-    """
-    if torch.isfinite(torch.stack(list(gradient_norms.values()))).all():
-        return
-    learners = [name for name, norm in gradient_norms.items() if not torch.isfinite(norm)]
-    figures = [f"{name} = {float(value)}" for name, value in statistics.items() if not torch.isfinite(value)]
-    told = f" ({', '.join(figures)})" if figures else ""
-    raise DivergenceError(
-        f"the gradient of {' and '.join(learners)} is not finite{told}: the training diverges. Try a lower lr, or, where all games "
-        'end at one time limit, env_config={"timeouts": "terminate"}.'
-    )
-
-
-def clip_gradients(optimizers: Mapping[str, torch.optim.Optimizer], largest_norm: float | None) -> dict[str, Tensor]:
-    """Clips each learner's gradients by themselves.
-
-    Args:
-        optimizers: one for each learner.
-        largest_norm: None leaves the gradients as they are.
-
-    Returns:
-        The norms before clipping, by learner.
-    """
-    norms = {}
-    for learner, optimizer in optimizers.items():
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, torch.inf if largest_norm is None else largest_norm)
-        norms[learner] = norm.to(parameters[0].device)
-    return norms

@@ -19,6 +19,7 @@ from ray.rllib.utils.from_config import NotProvided
 from rllib_ddn.envs import ENVS
 from rllib_ddn.envs.grouping import as_team_env, team_of
 from rllib_ddn.envs.named import creator_of
+from rllib_ddn.learning import AGENT
 from rllib_ddn.names import imported
 from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
@@ -49,7 +50,7 @@ from rllib_ddn.rllib.keys import (
     shown,
     whole,
 )
-from rllib_ddn.rllib.model import AGENT, class_of
+from rllib_ddn.rllib.model import class_of
 from rllib_ddn.rllib.rllib_keys import ACCEPTED, EPSILON_GREEDY, FORMER, HINTS, MODEL, check_rllibs_keys
 from rllib_ddn.rllib.videos import RENDERED, check_rendering, random_state_kept
 from rllib_ddn.team import TeamEnvError, TeamSpec

@@ -8,6 +8,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils.annotations import override
 
+from rllib_ddn.learning import FOLLOWER, LEADER
 from rllib_ddn.learning.distillation import TERMS, DistillationTerm
 from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
 from rllib_ddn.networks import LEADERS, MIXERS, Follower, Leader, TeamSizes
@@ -28,7 +29,7 @@ from rllib_ddn.rllib.keys import (
     key,
     one_of,
 )
-from rllib_ddn.rllib.model import FOLLOWER, LEADER, MIXTURE, class_of, intrinsic_reward_class
+from rllib_ddn.rllib.model import MIXTURE, class_of, intrinsic_reward_class
 from rllib_ddn.rllib.value_decomposition import ValueDecomposition
 
 

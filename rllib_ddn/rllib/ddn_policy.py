@@ -11,12 +11,12 @@ from ray.rllib.policy.sample_batch import SampleBatch
 from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
 from ray.rllib.utils.annotations import override
 
+from rllib_ddn.learning import FOLLOWER, HOST, INTRINSIC, LEADER, LEARNERS
 from rllib_ddn.learning.batch import TrainBatch, make_batch
-from rllib_ddn.learning.executor import Executor, in_turn, side_by_side
-from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
-from rllib_ddn.learning.update import HOST, INTRINSIC, LEARNERS, Update, compute_update
+from rllib_ddn.learning.executor import Executor, concurrent, sequential
+from rllib_ddn.learning.update import Update, compute_update
 from rllib_ddn.random_streams import seed_sequence
-from rllib_ddn.rllib.model import FOLLOWER, LEADER, MIXTURE, DDNTorchModel
+from rllib_ddn.rllib.model import MIXTURE, DDNTorchModel
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 
 
@@ -37,11 +37,11 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
         overlaps = together and config["num_cpus_for_main_process"] > 1 and self.device.type == "cpu"
         normalizes = self.model.intrinsic is not None and self.model.intrinsic.normalize
         self._observes_whole_batches = len(self.devices) > 1 and normalizes
-        self.executor: Executor = side_by_side if overlaps else in_turn
+        self.executor: Executor = concurrent if overlaps else sequential
 
     OPTIMIZER_KEYS = {
         HOST: ("optimizer", "lr"),
-        FOLLOWER_LEARNER: ("follower_optimizer", "follower_lr"),
+        FOLLOWER: ("follower_optimizer", "follower_lr"),
         INTRINSIC: ("intrinsic_optimizer", "intrinsic_lr"),
     }
 
@@ -57,7 +57,7 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
     def learner_threads(self) -> int:
         """Where the follower learns beside the leader, each gets half of the cores."""
         cores = super().learner_threads
-        return cores if self.executor is in_turn else cores // 2
+        return cores if self.executor is sequential else cores // 2
 
     @override(ValueDecompositionPolicy)
     def learners(self) -> Collection[str]:
@@ -67,7 +67,7 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
         if first_stage is None:
             waits = self.num_grad_updates % self.config.get("follower_update_interval", 1)
             return (HOST, INTRINSIC) if waits else LEARNERS
-        return (HOST if self.global_timestep <= first_stage else FOLLOWER_LEARNER, INTRINSIC)
+        return (HOST if self.global_timestep <= first_stage else FOLLOWER, INTRINSIC)
 
     @override(ValueDecompositionPolicy)
     def compute_update(self, model: DDNTorchModel, batch: TrainBatch, learners: Collection[str] = LEARNERS) -> Update:

@@ -14,10 +14,10 @@ import numpy as np
 from ray.rllib.evaluation.metrics import RolloutMetrics
 from scipy import stats
 
+from rllib_ddn.learning import FOLLOWER, LEADER
 from rllib_ddn.random_streams import episode_stream, seed_sequence
 from rllib_ddn.rllib.env_runner import WON
 from rllib_ddn.rllib.faults import Runners
-from rllib_ddn.rllib.model import FOLLOWER, LEADER
 from rllib_ddn.rllib.videos import write_gif
 from rllib_ddn.team import TeamEnvError
 

@@ -22,8 +22,8 @@ from rllib_ddn.checks import line
 from rllib_ddn.deploy import FORMAT_VERSION
 from rllib_ddn.envs.grouping import as_team_env, members_of
 from rllib_ddn.envs.named import creator_of
+from rllib_ddn.learning import AGENT, FOLLOWER
 from rllib_ddn.networks import LocalInput, TeamNetwork, greedy_actions
-from rllib_ddn.rllib.model import AGENT, FOLLOWER
 from rllib_ddn.team import Member, TeamSpec, discrete
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rllib_ddn.learning.update import OPTIMIZERS, make_optimizer
+from rllib_ddn.learning.optimizers import OPTIMIZERS, make_optimizer
 from rllib_ddn.names import nearest, resolved
 
 

@@ -11,12 +11,12 @@ import torch
 from ray.rllib.models.torch.torch_modelv2 import TorchModelV2
 from torch import Tensor, nn
 
+from rllib_ddn.learning import AGENT, FOLLOWER, HOST, INTRINSIC, LEADER
 from rllib_ddn.learning.distillation import TERMS, Distillation, DistillationTerm
 from rllib_ddn.learning.host import Host
 from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
 from rllib_ddn.learning.targets import td_targets
-from rllib_ddn.learning.update import FOLLOWER as FOLLOWER_LEARNER
-from rllib_ddn.learning.update import HOST, INTRINSIC, Update
+from rllib_ddn.learning.update import Update
 from rllib_ddn.names import is_custom, resolved
 from rllib_ddn.networks import (
     LEADERS,
@@ -32,8 +32,6 @@ from rllib_ddn.networks import (
 from rllib_ddn.rllib.keys import cause
 from rllib_ddn.team import TeamSpec
 
-AGENT = "agent"  # the network of a host alone
-LEADER, FOLLOWER = "leader", "follower"
 MIXTURE = "mixture"  # leader or follower, a new choice for each round
 
 
@@ -147,7 +145,7 @@ class DDNTorchModel(ValueDecompositionModel):
     """DDN: a host whose agent network is the leader (GGN), a follower (LPN) that is distilled from it, and
     an intrinsic reward (paper, Figure 1). Registered as ``"ddn"``."""
 
-    log_names = {HOST: LEADER, FOLLOWER_LEARNER: FOLLOWER, INTRINSIC: INTRINSIC}
+    log_names = {HOST: LEADER, FOLLOWER: FOLLOWER, INTRINSIC: INTRINSIC}
 
     distillation: Distillation
     intrinsic: IntrinsicReward | None
@@ -194,7 +192,7 @@ class DDNTorchModel(ValueDecompositionModel):
         return FOLLOWER
 
     def trained(self) -> dict[str, list[nn.Parameter]]:
-        parameters = {HOST: self.host.trained(), FOLLOWER_LEARNER: self.distillation.trained()}
+        parameters = {HOST: self.host.trained(), FOLLOWER: self.distillation.trained()}
         if self.intrinsic is not None and self.intrinsic.trained():
             parameters[INTRINSIC] = self.intrinsic.trained()
         return parameters

@@ -17,17 +17,11 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 from torch import Tensor
 
+from rllib_ddn.learning import HOST, LEARNERS
 from rllib_ddn.learning.batch import TrainBatch, make_batch
 from rllib_ddn.learning.episodes import empty_episodes
-from rllib_ddn.learning.update import (
-    HOST,
-    LEARNERS,
-    Update,
-    check_finite,
-    clip_gradients,
-    compute_update,
-    make_optimizer,
-)
+from rllib_ddn.learning.optimizers import check_finite, clip_gradients, make_optimizer
+from rllib_ddn.learning.update import Update, compute_update
 from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.export import export_policy
 from rllib_ddn.rllib.model import ValueDecompositionModel, blame_custom_components

@@ -47,8 +47,8 @@ from ray.tune import PlacementGroupFactory
 from rllib_ddn.envs.named import creator_of
 from rllib_ddn.envs.vector import warn_once
 from rllib_ddn.learning.episodes import EpisodeReplay, ReplayMemoryError
+from rllib_ddn.learning.optimizers import DivergenceError
 from rllib_ddn.learning.returns import ReturnRange
-from rllib_ddn.learning.update import DivergenceError
 from rllib_ddn.random_streams import seed_of_run, seed_sequence
 from rllib_ddn.rllib.config import ValueDecompositionConfig, configured_by
 from rllib_ddn.rllib.env_runner import TeamEnvRunner

@@ -8,9 +8,10 @@
 
 from __future__ import annotations
 
+from rllib_ddn.learning import LEADER
 from rllib_ddn.rllib.config import ValueDecompositionConfig, configured_by
 from rllib_ddn.rllib.ddn import DDN, DDNConfig
-from rllib_ddn.rllib.model import LEADER, MIXTURE
+from rllib_ddn.rllib.model import MIXTURE
 from rllib_ddn.rllib.value_decomposition import ValueDecomposition
 
 

@@ -15,11 +15,13 @@ import torch
 import rllib_ddn.learning
 import rllib_ddn.networks
 import rllib_ddn.team
+from rllib_ddn.learning import LEARNERS
 from rllib_ddn.learning.batch import make_batch
 from rllib_ddn.learning.distillation import TERMS, Distillation
 from rllib_ddn.learning.host import Host
 from rllib_ddn.learning.intrinsic import IDM
-from rllib_ddn.learning.update import LEARNERS, clip_gradients, compute_update
+from rllib_ddn.learning.optimizers import clip_gradients
+from rllib_ddn.learning.update import compute_update
 from rllib_ddn.networks import LEADERS, MIXERS
 from support.episodes import as_tensors, random_episodes
 from support.small_team import SIZES, SPEC, local_input
