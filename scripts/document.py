@@ -1,55 +1,68 @@
-"""Writes the tables of docs/configuration.md from the declaration of the config keys; a test keeps them in step.
+"""Writes the tables of docs/configuration.md and docs/from_pymarl.md from the code; a test keeps them in step.
 
 python scripts/document.py
 """
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rllib_ddn import DDN, HOSTS, PEERS, DDNConfig, ValueDecomposition, ValueDecompositionConfig
-from rllib_ddn.rllib.keys import Key, declared
-from rllib_ddn.rllib.rllib_keys import ACCEPTED
+from rllib_ddn.rllib.from_pymarl import TABLE
+from rllib_ddn.rllib.ranges import RANGES
 
-PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = ("configuration.md", "from_pymarl.md")
 ROLE = re.compile(r":[a-z]+:`~?([^`]+)`")
 
 
+def meanings(described: object) -> dict[str, str]:
+    """What the ``Args`` or ``Attributes`` of a docstring say, by name."""
+    section = re.split(r"\n(?:Args|Attributes):\n", inspect.getdoc(described) or "")[-1].split("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
 def documented(page: str) -> str:
-    """The page with its tables, each between ``<!-- table NAME -->`` and ``<!-- end -->``, made anew."""
+    """The page with its tables, each between ``<!-- table NAME -->`` and ``<!-- end -->``, written from scratch."""
     for name, table in tables().items():
         start, end = f"<!-- table {name} -->\n", "<!-- end -->"
-        before, rest = page.split(start)
-        page = before + start + table + rest[rest.index(end) :]
+        if start in page:
+            before, rest = page.split(start)
+            page = before + start + table + rest[rest.index(end) :]
     return page
 
 
 def tables() -> dict[str, str]:
     """All tables by name, in Markdown."""
-    shared, taken = declared(ValueDecompositionConfig), ValueDecompositionConfig.taken_by_training()
-    rllibs = vars(AlgorithmConfig())
+    shared, others = meanings(ValueDecompositionConfig.training), meanings(ValueDecompositionConfig)
+    rllibs, ours = vars(AlgorithmConfig()), ValueDecompositionConfig.keys_with_defaults()
+    kept = [name for name in RANGES if name in rllibs and name not in ours]
     return {
-        "shared": _keys({name: key for name, key in shared.items() if name not in rllibs}),
-        "rllib's training": _keys({name: key for name, key in shared.items() if name in rllibs and name in taken}),
-        "rllib's others": _keys({name: key for name, key in shared.items() if name not in taken}),
-        "as in rllib": _table(
-            ("key", "accepts"),
-            [(f"`{name.removesuffix('_str')}`", accepts.words) for name, accepts in ACCEPTED.items()],
+        "shared": _keys(ValueDecompositionConfig, {k: v for k, v in shared.items() if k in ours and k not in rllibs}),
+        "rllib's training": _keys(
+            ValueDecompositionConfig, {k: v for k, v in shared.items() if k in ours and k in rllibs}
         ),
-        "ddn": _keys({name: key for name, key in declared(DDNConfig).items() if name not in shared}),
+        "rllib's others": _keys(ValueDecompositionConfig, others),
+        "as in rllib": _table(
+            ("key", "accepts"), [(f"`{name.removesuffix('_str')}`", RANGES[name].words) for name in kept]
+        ),
+        "ddn": _keys(DDNConfig, meanings(DDNConfig.training)),
         "defaults": _defaults(),
+        "from pymarl": TABLE,
     }
 
 
-def _keys(keys: Mapping[str, Key]) -> str:
+def _keys(config: type[ValueDecompositionConfig], entries: dict[str, str]) -> str:
     rows = []
-    for name, key in keys.items():
-        meaning = ROLE.sub(r"`\1`", key.meaning).replace("``", "`")
-        rows.append((f"`{name}`", f"`{key.default!r}`", key.accepts.words, meaning))
+    for name, text in entries.items():
+        meaning = ROLE.sub(r"`\1`", text.split(" Default: ")[0]).replace("``", "`")
+        rows.append((f"`{name}`", f"`{getattr(config, name)!r}`", RANGES[name].words, meaning))
     return _table(("key", "default", "accepts", "meaning"), rows)
 
 
@@ -57,14 +70,15 @@ def _defaults() -> str:
     rows = []
     algorithms: tuple[type[ValueDecomposition], ...] = (*HOSTS, DDN, *PEERS)
     for algorithm in algorithms:
-        config = type(algorithm.get_default_config())
-        parent = config.__mro__[1]
-        base = {name: key.default for name, key in declared(parent).items()}
+        config = algorithm.config_class
+        parent: type[ValueDecompositionConfig] = config.__mro__[1]
         changed = {
-            name: key.default for name, key in declared(config).items() if key.default != base.get(name, key.default)
+            name: getattr(config, name)
+            for name in parent.keys_with_defaults()
+            if getattr(config, name) != getattr(parent, name)
         }
-        told = ", ".join(f"`{name}: {value!r}`" for name, value in changed.items())
-        rows.append((f'`"{algorithm.__name__}"`', f"`{config.__name__}`", f"`{parent.__name__}`", told))
+        listed = ", ".join(f"`{name}: {value!r}`" for name, value in changed.items())
+        rows.append((f'`"{algorithm.__name__}"`', f"`{config.__name__}`", f"`{parent.__name__}`", listed))
     return _table(("trainable", "config", "has the keys and defaults of", "but"), rows)
 
 
@@ -75,4 +89,6 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(documented(PAGE.read_text()))
+    for name in PAGES:
+        page = DOCS / name
+        page.write_text(documented(page.read_text()))

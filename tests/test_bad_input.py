@@ -197,51 +197,34 @@ def test_under_tune_what_was_trained_lies_in_the_trials_folder(tmp_path, callbac
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"mixer": "qmixx"},
-            r"mixer is one of 'vdn', 'qmix', .*, 'qtran', a subclass of Mixer, .*; got 'qmixx'. Did you mean 'qmix'\?",
-        ),
-        ({"mixer_config": {"embed": 3}}, r"mixer_config\['embed'\] is unknown: QMixer has embed_dim, hypernet_dim"),
-        ({"mask_probability": 1.5}, r"mask_probability is a probability in \[0, 1\]; got 1.5"),
-        ({"mask_probability": float("nan")}, r"mask_probability is a probability in \[0, 1\]; got nan"),
-        ({"mask_probability": "often"}, r"mask_probability is a probability in \[0, 1\]; got 'often'"),
-        (
-            {"state_fusion": "rare"},
-            r"state_fusion is one of 'personalized', .*, a subclass of Leader, or its 'module:name'; got 'rare'",
-        ),
-        ({"behaviour_network": "teacher"}, r"behaviour_network is one of 'leader', 'follower'"),
-        ({"intrinsic_reward_stage": "later"}, r"intrinsic_reward_stage is one of 'replay', 'trajectory'"),
-        (
-            {"intrinsic_reward": 1},
-            r"intrinsic_reward is one of 'idm', True, False, None, a subclass of IntrinsicReward, .*; got 1",
-        ),
-        ({"intrinsic_reward": "idn"}, r"got 'idn'. Did you mean 'idm'\?"),
-        ({"intrinsic_reward": Mixer}, r"a subclass of IntrinsicReward, or its 'module:name'; got <class"),
-        (
-            {"intrinsic_reward": None, "intrinsic_reward_stage": "trajectory"},
-            r'needs an intrinsic_reward, "idm" for one',
-        ),
-        (
-            {"distillation_terms": {"more": "kl"}},
-            r"distillation_terms is \{name: \(term, coefficient\)\} with .*; got \{'more': 'kl'\}",
-        ),
-        ({"distillation_terms": {"more": ("kl", -1)}}, r"coefficients from 0 to 1,000,000; got"),
-        ({"distillation_terms": {"more": (Mixer, 1)}}, r"a subclass of DistillationTerm"),
-        ({"distillation_temperature": 0}, r"distillation_temperature is a number from 1e-06 to 1,000,000; got 0"),
-        ({"updates_per_episode": -1}, r"updates_per_episode is a number from 0.001 to 1,000; got -1"),
-        ({"block_loss_coeff": -0.5}, r"block_loss_coeff is a number from 0 to 1,000,000; got -0.5"),
-        ({"fusion_embed_dim": 2.5}, r"fusion_embed_dim is a whole number from 1 to 8,192; got 2.5"),
-        ({"target_update_interval_episodes": 0}, r"target_update_interval_episodes is a whole number above 0"),
-        (
-            {"lr": [[10, 1e-3], [0, 1e-4]]},
-            r"lr is a number above 0 and at most 1, or a schedule \[\[0, rate\], .*; got \[\[10",
-        ),
+        ({"mixer": "qmixx"}, r"^mixer is one of .*; got 'qmixx'. Did you mean 'qmix'\?"),
+        ({"mixer_config": {"embed": 3}}, r"^mixer_config\['embed'\] is unknown: QMixer has embed_dim, hypernet_dim"),
+        ({"mask_probability": 1.5}, r"^mask_probability is a probability in \[0, 1\]; got 1.5"),
+        ({"mask_probability": float("nan")}, r"^mask_probability is a probability in \[0, 1\]; got nan"),
+        ({"mask_probability": "often"}, r"^mask_probability is a probability in \[0, 1\]; got 'often'"),
+        ({"state_fusion": "rare"}, r"^state_fusion is one of 'personalized', .*; got 'rare'"),
+        ({"behaviour_network": "teacher"}, r"^behaviour_network is one of 'leader', 'follower'"),
+        ({"intrinsic_reward_stage": "later"}, r"^intrinsic_reward_stage is one of 'replay', 'trajectory'"),
+        ({"intrinsic_reward": 1}, r"^intrinsic_reward is .*; got 1"),
+        ({"intrinsic_reward": "idm"}, r"^intrinsic_reward is .*; got 'idm'"),
+        ({"intrinsic_reward": None}, r"^intrinsic_reward is .*; got None"),
+        ({"intrinsic_reward": Mixer}, r"^intrinsic_reward is .*; got <class"),
+        ({"intrinsic_reward": False, "intrinsic_reward_stage": "trajectory"}, r"needs an intrinsic_reward"),
+        ({"distillation_terms": {"more": "kl"}}, r"^distillation_terms is .*; got \{'more': 'kl'\}"),
+        ({"distillation_terms": {"more": ("kl", -1)}}, r"^distillation_terms is .*; got"),
+        ({"distillation_terms": {"more": (Mixer, 1)}}, r"^distillation_terms\['more'\] is "),
+        ({"distillation_temperature": 0}, r"^distillation_temperature is a number from 1e-06 to 1,000,000; got 0"),
+        ({"updates_per_episode": -1}, r"^updates_per_episode is a number from 0.001 to 1,000; got -1"),
+        ({"block_loss_coeff": -0.5}, r"^block_loss_coeff is a number from 0 to 1,000,000; got -0.5"),
+        ({"fusion_embed_dim": 2.5}, r"^fusion_embed_dim is an integer from 1 to 8,192; got 2.5"),
+        ({"target_update_interval_episodes": 0}, r"^target_update_interval_episodes is a positive integer; got 0"),
+        ({"lr": [[10, 1e-3], [0, 1e-4]]}, r"^lr is .*, or a schedule \[\[0, rate\], .*; got \[\[10"),
         (
             {"replay_buffer_config": {"capacity": 0}},
-            r"replay_buffer_config\['capacity'\] is a whole number above 0; got 0",
+            r"^replay_buffer_config\['capacity'\] is a positive integer; got 0",
         ),
         ({"replay_buffer_config": {"capacity": 3}}, r"capacity'\] = 3 is less than train_batch_size = 4"),
-        ({"replay_buffer_config": {"size": 30}}, r"replay_buffer_config\['size'\] is unknown"),
+        ({"replay_buffer_config": {"size": 30}}, r"^replay_buffer_config\['size'\] is unknown"),
     ],
 )
 def test_bad_values(options, message):
@@ -253,20 +236,11 @@ def test_bad_values(options, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda c: c.env_runners(exploration_config={"type": "SoftQ"}),
-            r"exploration_config\['type'\] is \"EpsilonGreedy\", .*; got 'SoftQ'",
-        ),
-        (lambda c: c.env_runners(batch_mode="truncate_episodes"), r"batch_mode is 'complete_episodes'"),
-        (
-            lambda c: c.multi_agent(policies={"a", "b"}),
-            r"policies is 'default_policy' alone: one team has one policy; got \{",
-        ),
-        (
-            lambda c: c.evaluation(evaluation_duration_unit="timesteps"),
-            r"evaluation_duration_unit is 'episodes', of each network; got 'timesteps'",
-        ),
-        (lambda c: setattr(c, "env_runner_cls", RolloutWorker), r"env_runner_cls is TeamEnvRunner"),
+        (lambda c: c.env_runners(exploration_config={"type": "SoftQ"}), r"^exploration_config\['type'\] is .*'SoftQ'"),
+        (lambda c: c.env_runners(batch_mode="truncate_episodes"), r"^batch_mode is 'complete_episodes'"),
+        (lambda c: c.multi_agent(policies={"a", "b"}), r"^policies is 'default_policy' alone.*; got \{"),
+        (lambda c: c.evaluation(evaluation_duration_unit="timesteps"), r"^evaluation_duration_unit is 'episodes'"),
+        (lambda c: setattr(c, "env_runner_cls", RolloutWorker), r"^env_runner_cls is TeamEnvRunner"),
     ],
 )
 def test_bad_settings_of_rllib(change, message):
@@ -283,14 +257,6 @@ def test_unknown_keys_get_the_nearest_name():
         DDNConfig().training(gama=0.5)
     with pytest.raises(ValueError, match=r"unknown config key 'num_env_runnners'. Did you mean 'num_env_runners'\?"):
         DDN.get_default_config().update_from_dict({"num_env_runnners": 2})
-
-
-@pytest.mark.parametrize(("old", "new"), [("lpn_lr", "follower_lr"), ("idm_lr", "intrinsic_lr")])
-def test_renamed_keys_are_refused_with_their_new_names(old, new):
-    with pytest.raises(ValueError, match=rf"config key '{old}' is now '{new}'"):
-        DDNConfig().training(**{old: 1e-3})
-    with pytest.raises(ValueError, match=rf"config key '{old}' is now '{new}'"):
-        DDN.get_default_config().update_from_dict({old: 1e-3})
 
 
 @pytest.mark.parametrize(

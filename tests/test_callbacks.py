@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
-from rllib_ddn.rllib.rllib_keys import CALLBACKS
+from rllib_ddn.rllib.ranges import CALLBACKS
 from support.configs import small_config
 
 
@@ -65,9 +65,7 @@ def test_functions_are_called_as_methods_are(build):
         ValueError, match=r"callbacks_on_train_result is a function, a list of functions, or None; got 5"
     ):
         small_config().callbacks(on_train_result=5).validate()
-    with pytest.raises(
-        ValueError, match=r"callbacks_on_environment_created has no meaning here: RLlib calls it on its new API"
-    ):
+    with pytest.raises(ValueError, match=r"callbacks_on_environment_created is not supported"):
         small_config().callbacks(on_environment_created=print).validate()
 
 

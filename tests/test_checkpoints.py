@@ -226,7 +226,7 @@ def test_a_checkpoint_of_another_mixer(build, tmp_path):
     with pytest.raises(ValueError, match=r"the weights hold 'host\.(target_)?mixer\S+, which this model does not have"):
         build(mixer="vdn").restore(path)
     with pytest.raises(ValueError, match=r"the weights hold 'intrinsic\S+', which this model does not have"):
-        build(intrinsic_reward=None).restore(path)
+        build(intrinsic_reward=False).restore(path)
 
 
 @pytest.mark.parametrize("config", [DDNConfig, QMIXConfig])

@@ -20,7 +20,6 @@ import rllib_ddn
 from rllib_ddn.cli import app, checking, examples, main, training
 from rllib_ddn.cli.examples import FOLDER
 from rllib_ddn.rllib.evaluation import _write_mp4
-from rllib_ddn.rllib.keys import declared
 from rllib_ddn.rllib.progress import first_iteration, forget_progress, tell_progress
 from support.configs import SMALL_GAME, plain_config
 
@@ -123,7 +122,7 @@ def test_algorithms_envs_and_keys_are_listed():
     listed = dict(line.split(maxsplit=1) for line in rllib("list", "envs").splitlines())
     assert {*rllib_ddn.ENVS, "module:name"} == listed.keys()
     lines = rllib("list", "keys", "OWQMIX").splitlines()
-    assert [line.split()[0] for line in lines] == list(declared(rllib_ddn.OWQMIXConfig))
+    assert [line.split()[0] for line in lines] == rllib_ddn.OWQMIXConfig.keys_with_defaults()
     assert lines[0].split()[:2] == ["mixer", "'owqmix'"]  # the default that this algorithm has
     (line,) = [line for line in rllib("list", "keys").splitlines() if line.startswith("mask_probability")]
     assert line.split(maxsplit=2) == ["mask_probability", "0.75", "a probability in [0, 1]"]

@@ -96,7 +96,7 @@ def test_two_towers_make_the_same_update_as_one(build):
     """RLlib's multi-GPU path, on two fake GPUs, splits the batch by episodes."""
     weights, stats = [], []
     for towers in (0, 2):
-        config = small_config(intrinsic_reward=None)
+        config = small_config(intrinsic_reward=False)
         config.resources(num_gpus=towers)
         config._fake_gpus = bool(towers)
         algo = build(config)

@@ -128,7 +128,7 @@ def test_replay_stage_leaves_the_trajectory_alone(build):
 def test_mask_probability_zero_equals_no_intrinsic_reward_exactly(build):
     """m = 0 at every step, or no IDM at all: bit for bit the same training of everything else."""
     weights = []
-    for options in ({"mask_probability": 0.0}, {"intrinsic_reward": None}):
+    for options in ({"mask_probability": 0.0}, {"intrinsic_reward": False}):
         algo = build(small_config(**options))
         for _ in range(4):
             algo.train()
@@ -138,7 +138,7 @@ def test_mask_probability_zero_equals_no_intrinsic_reward_exactly(build):
         np.testing.assert_array_equal(weights[0][name], weights[1][name])
 
 
-@pytest.mark.parametrize(("choice", "kind"), [("idm", IDM), (True, IDM), (None, None), (False, None)])
+@pytest.mark.parametrize(("choice", "kind"), [(True, IDM), (f"{IDM.__module__}:IDM", IDM), (False, None)])
 def test_the_choices(build, choice, kind):
     algo = build(intrinsic_reward=choice)
     intrinsic = algo.get_policy().model.intrinsic

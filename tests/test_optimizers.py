@@ -97,9 +97,9 @@ def test_targets_are_updated_every_so_many_learning_updates(build):
         ({"td_lambda": 1.1}, r"td_lambda is a number in \[0, 1\]; got 1.1"),
         ({"optimizer": "sgd"}, r"optimizer is 'rmsprop', 'adam', or a dict .*; got 'sgd'"),
         ({"follower_optimizer": {"eps": 1}}, r"follower_optimizer is 'rmsprop', 'adam', or a dict"),
-        ({"lr": [[10, 1e-3], [20, 1e-4]]}, r"lr is a number above 0 and at most 1, or a schedule \[\[0, rate\]"),
-        ({"lr": [[0, 1e-3], [0, 1e-4]]}, r"lr is a number above 0 and at most 1, or a schedule"),
-        ({"tau": 0}, r"tau is a number above 0 and at most 1; got 0"),
+        ({"lr": [[10, 1e-3], [20, 1e-4]]}, r"lr is a number in \(0, 1\], or a schedule \[\[0, rate\]"),
+        ({"lr": [[0, 1e-3], [0, 1e-4]]}, r"lr is a number in \(0, 1\], or a schedule"),
+        ({"tau": 0}, r"tau is a number in \(0, 1\]; got 0"),
         ({"intrinsic_reward_config": {"nrm": "sum"}}, r"intrinsic_reward_config\['nrm'\] is unknown: IDM has norm\."),
         (
             {"intrinsic_reward_config": {"norm": "max"}},

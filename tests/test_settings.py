@@ -1,7 +1,7 @@
 """Any value of any type for any key, alone and in pairs: refused in one line that names the key when the algorithm is built,
 or three iterations run and are finite.
 
-The keys come from their declaration. ``SETTINGS_CASES=20000`` in the environment tries as many, in place of a few hundred.
+The keys come from the table of ranges. ``SETTINGS_CASES=20000`` in the environment tries as many, in place of a few hundred.
 """
 
 import logging
@@ -19,17 +19,14 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_ddn import DDN, DDNConfig, Mixer
-from rllib_ddn.rllib.keys import declared
-from rllib_ddn.rllib.rllib_keys import ACCEPTED
+from rllib_ddn.rllib.ranges import RANGES
 from support.configs import learner_stats
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 CASES = int(os.environ.get("SETTINGS_CASES", "300"))
 # RLlib's keys come and go with its versions. Functions that it calls are the user's: whatever they raise is no key's error.
-KEYS = sorted(
-    key for key in {*declared(DDNConfig), *ACCEPTED} & {*vars(DDNConfig())} if not key.startswith("callbacks_on_")
-)
+KEYS = sorted(key for key in RANGES.keys() & vars(DDNConfig()).keys() if not key.startswith("callbacks_on_"))
 
 
 class TwoSteps(MultiAgentEnv):
@@ -139,7 +136,7 @@ THINGS = st.sampled_from(
 def values(draw, name):
     """Any value; often one of the names that the key accepts, or what was given to it with one thing changed."""
     default = SMALL.get(name, vars(DDNConfig())[name])
-    known = re.findall(r"'(\w+)'", declared(DDNConfig)[name].accepts.words if name in declared(DDNConfig) else "")
+    known = re.findall(r"'(\w+)'", RANGES[name].words)
     changed = st.dictionaries(st.sampled_from(NAMES), SCALARS, max_size=2)
     deep = st.recursive(
         SCALARS | THINGS, lambda x: st.lists(x, max_size=2) | st.dictionaries(st.sampled_from(NAMES), x, max_size=2)

@@ -38,7 +38,7 @@ def move_targets(policy):
         {"mixer": "vdn", "state_fusion": "raw"},
         {"double_q": False, "distillation_temperature": 0.5, "block_loss_coeff": 2.0, "feature_loss_coeff": 0.0},
         {"imitation_loss_coeff": 0.0},
-        {"intrinsic_reward": None},
+        {"intrinsic_reward": False},
         {"intrinsic_reward_stage": "trajectory", "intrinsic_reward_coeff": 3.0},
         {"state_fusion": "concatenated"},
     ],

@@ -208,8 +208,8 @@ def test_peers_are_evaluated_as_ddn_is_and_restore_exactly(build, name, tmp_path
             "q_loss is one of 'kl', 'squared', 'imitation', a subclass of DistillationTerm, ",
         ),
         ({"follower_agent": "leader"}, 'follower_agent="leader" leaves the follower its fusion block.*q_loss_coeff'),
-        ({"leader_timesteps": 0}, "leader_timesteps is a whole number above 0, or None; got 0"),
-        ({"mixture_timesteps": 0.5}, "mixture_timesteps is a whole number above 0; got 0.5"),
+        ({"leader_timesteps": 0}, "leader_timesteps is a positive integer, or None; got 0"),
+        ({"mixture_timesteps": 0.5}, "mixture_timesteps is a positive integer; got 0.5"),
     ],
 )
 def test_bad_choices(training, message):

@@ -27,7 +27,7 @@ from rllib_ddn.cli.interruption import DiskWatch
 from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
 from rllib_ddn.envs.named import is_own
 from rllib_ddn.names import did_you_mean, imported, is_custom, nearest
-from rllib_ddn.rllib.keys import same
+from rllib_ddn.rllib.accepts import same
 from rllib_ddn.rllib.score import add_score
 from rllib_ddn.team import TeamSpec
 

@@ -11,7 +11,8 @@ from ray.rllib.algorithms.registry import ALGORITHMS
 import rllib_ddn
 from rllib_ddn.cli.experiments import OURS
 from rllib_ddn.names import did_you_mean
-from rllib_ddn.rllib.keys import declared, shown
+from rllib_ddn.rllib.accepts import shown
+from rllib_ddn.rllib.ranges import RANGES
 
 
 def algos() -> list[str]:
@@ -36,8 +37,8 @@ def keys(algo: str) -> list[str]:
     """
     if algo not in OURS:
         raise ValueError(f"{algo!r} is no algorithm of this package, whose keys are listed; {did_you_mean(algo, OURS)}")
-    declaration = declared(type(OURS[algo].get_default_config()))
-    return _aligned((name, shown(key.default, 40), key.accepts.words) for name, key in declaration.items())
+    config = OURS[algo].get_default_config()
+    return _aligned((key, shown(getattr(config, key), 40), RANGES[key].words) for key in config.keys_with_defaults())
 
 
 def _summary(described: Any) -> str:

@@ -138,6 +138,3 @@ class IDM(IntrinsicReward):
     def _error(self, batch: TrainBatch) -> Tensor:
         with torch.enable_grad():
             return self.networks(batch.state)
-
-
-INTRINSIC_REWARDS: dict[str, type[IntrinsicReward]] = {"idm": IDM}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, Self, TypeVar
 
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -20,194 +21,114 @@ from rllib_ddn.envs import ENVS
 from rllib_ddn.envs.grouping import as_team_env, team_of
 from rllib_ddn.envs.named import creator_of
 from rllib_ddn.learning import AGENT
+from rllib_ddn.learning.targets import Targets
 from rllib_ddn.names import imported
 from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
+from rllib_ddn.rllib.accepts import nearest_hint, shown
+from rllib_ddn.rllib.components import check_component, check_options, class_of
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.faults import Failure
-from rllib_ddn.rllib.keys import (
-    ABOVE_0,
-    AT_LEAST_0,
-    COUNT,
-    COUNT_OR_0,
-    DECAY,
-    DICT,
-    FLAG,
-    FRACTION,
-    LEARNING_RATE,
-    OPTIMIZER,
-    RATE,
-    SIZE,
-    Accepts,
-    Custom,
-    between,
-    cause,
-    declared,
-    documented,
-    entry_of,
-    key,
-    nearest_hint,
-    options,
-    shown,
-    whole,
-)
-from rllib_ddn.rllib.model import class_of
-from rllib_ddn.rllib.rllib_keys import ACCEPTED, EPSILON_GREEDY, FORMER, HINTS, MODEL, check_rllibs_keys
+from rllib_ddn.rllib.from_pymarl import HINTS
+from rllib_ddn.rllib.ranges import CUSTOM_MODEL, RANGES, check_keys, check_supported, not_supported
 from rllib_ddn.rllib.videos import RENDERED, check_rendering, random_state_kept
 from rllib_ddn.team import TeamEnvError, TeamSpec
 
-RENAMED = {"lpn_lr": "follower_lr", "idm_lr": "intrinsic_lr"}
+LearningRate = float | Sequence[Sequence[float]]  # a schedule is [[env steps, rate], ...]
+Optimizer = Literal["adam", "rmsprop"] | dict[str, Any]
+A = TypeVar("A", bound="Any")
+
 # Keys that RLlib takes in config dicts although no attribute has their name.
 _DICT_KEYS = ("multiagent", "_enable_new_api_stack", "_is_frozen")
-_KEYS_OF_RLLIB = frozenset(vars(AlgorithmConfig()))
-_KEYS_OF_RLLIBS_TRAINING = set(inspect.signature(AlgorithmConfig.training).parameters) - {"self"}
+_KEYS_OF_RLLIBS_TRAINING = frozenset(inspect.signature(AlgorithmConfig.training).parameters) - {"self"}
+_OTHER_KEYS_OF_RLLIB = frozenset(vars(AlgorithmConfig())) - _KEYS_OF_RLLIBS_TRAINING
 
-A = TypeVar("A", bound="Any")
+
+def _refusing_non_dicts(method: Any) -> Any:
+    """A method of RLlib's config that merges dicts into others, with one-line errors for what is no dict."""
+
+    @functools.wraps(method)
+    def checked(self: Any, *args: Any, **settings: Any) -> Any:
+        _refuse_non_dicts(settings)
+        return method(self, *args, **settings)
+
+    return checked
 
 
 class ValueDecompositionConfig(AlgorithmConfig):
-    """Configures a :class:`~rllib_ddn.rllib.value_decomposition.ValueDecomposition`. The defaults are what works best
-    across this package's envs. Where they leave the DDN paper's values (section B.3; PyMARL's where it is silent), the
-    key tells those; ``tuned_examples/paper/`` has them spelled out.
+    """Configures a :class:`~rllib_ddn.rllib.value_decomposition.ValueDecomposition`.
 
-    All keys that this package adds, or that have another default or meaning here, are declared in the body
-    of the class; ``help()`` of :meth:`training` lists those that it takes. A subclass changes defaults with
-    ``defaults = {key: value}``.
+    The keys of this package are arguments of :meth:`training`, which documents them. A subclass changes a default by a
+    class attribute of the key's name. The defaults are what works best across the envs of this package. Where they
+    leave the DDN paper's values (section B.3; PyMARL's where it is silent), the key tells those;
+    ``tuned_examples/paper/`` has them spelled out.
+
+    These keys of RLlib, which its own methods set, have another default or meaning here:
+
+    Attributes:
+        num_env_runners: Remote env runners (processes); with 0 the learner's process samples. Default: 0.
+        num_envs_per_env_runner: Sub-environments of an env runner, each of which plays one episode in a sampling round.
+            Default: 1.
+        sample_timeout_s: Seconds that a sampling round of a remote env runner may take. One that takes longer counts as
+            hung: it is killed and restarted, and ``info/num_env_runners_hung`` counts it. None: no limit. (RLlib's
+            default is 60; here a round is whole episodes, and the first one starts the envs.) Default: 600.0.
+        delay_between_env_runner_restarts_s: Seconds before an env runner whose env has raised ends and is restarted.
+            Default: 0.0.
+        num_cpus_for_main_process: CPU cores of the learner. Default: 1.
+        min_sample_timesteps_per_iteration: Env steps per iteration, at least. Default: 10000.
+        exploration_config: Epsilon-greedy exploration: each agent independently takes a random available action with
+            probability epsilon, which falls linearly from ``initial_epsilon`` to ``final_epsilon`` over
+            ``epsilon_timesteps`` env steps, after ``warmup_timesteps``. Default: {'type': 'EpsilonGreedy',
+            'initial_epsilon': 1.0, 'final_epsilon': 0.05, 'epsilon_timesteps': 50000}.
+        evaluation_interval: Iterations between evaluations; 0 or None: no evaluations. Default: 1.
+        evaluation_duration: Greedy episodes of each network in an evaluation. Default: 32.
+        evaluation_sample_timeout_s: As ``sample_timeout_s``, for each of the episodes that an env runner plays one after
+            the other. Default: 600.0.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {}
+    # Arguments of training().
+    mixer: str | type[Mixer] = "qmix"
+    mixer_config: dict[str, Any] = {}
+    agent_hidden_dim: int = 64
+    lr: LearningRate = 1e-3
+    optimizer: Optimizer = "adam"
+    grad_clip: float | None = 10.0
+    gamma: float = 0.99
+    td_lambda: float = 0.6
+    targets: str | Targets | None = None
+    double_q: bool = True
+    target_update_interval_episodes: int = 50
+    target_update_interval_updates: int | None = None
+    tau: float = 1.0
+    weight_averaging: float | None = 0.99
+    train_batch_size: int = 32
+    updates_per_episode: float = 1.0
+    replay_buffer_config: dict[str, Any] = {"capacity": 5000}
+    store_buffer_in_checkpoints: bool = True
+    sample_ahead: bool = False
+    video_interval: int | None = None
+    # Arguments of RLlib's other methods.
+    num_env_runners: int = 0
+    num_envs_per_env_runner: int = 1
+    sample_timeout_s: float | None = 600.0
+    delay_between_env_runner_restarts_s: float = 0.0
+    num_cpus_for_main_process: int = 1
+    min_sample_timesteps_per_iteration: int = 10_000
+    exploration_config: dict[str, Any] = {
+        "type": "EpsilonGreedy",
+        "initial_epsilon": 1.0,
+        "final_epsilon": 0.05,
+        "epsilon_timesteps": 50_000,
+    }
+    evaluation_interval: int | None = 1
+    evaluation_duration: int = 32
+    evaluation_sample_timeout_s: float | None = 600.0
+
     algorithm: ClassVar[Callable[[], type]]  # see configured_by()
-
-    # Keys of this package's own.
-    mixer: Any = key(
-        "qmix",
-        entry_of(MIXERS, Mixer),
-        "how the agents' Q values make Q_tot (section 3.2): a name of :mod:`rllib_ddn.networks.mixers`, or a subclass of "
-        ":class:`rllib_ddn.Mixer`.",
-    )
-    mixer_config: dict[str, Any] = key({}, DICT, "options of the mixer, explained by its class.")
-    agent_hidden_dim: int = key(64, SIZE, "H, size of the agent networks' features and GRU.")
-    td_lambda: float = key(
-        0.6,
-        FRACTION,
-        "lambda in [0, 1] of the targets: 0, the paper's, looks one step ahead (Equation 5), above 0 they are lambda returns "
-        "(Peng's Q(lambda)), with 1 over the whole rest of the episode. Lambda returns learn sooner, but they hold what "
-        "exploring teammates spoil: where miscoordination is punished, as on Predator-Prey with a penalty, 0 is better.",
-    )
-    targets: Any = key(
-        None,
-        Custom("a function, its 'module:name', or None", lambda value: value is None or callable(value)),
-        "a custom function that makes TD targets, in the place of lambda returns and ``td_lambda`` "
-        "(see :mod:`rllib_ddn.learning.targets`).",
-    )
-    optimizer: Any = key(
-        "adam",
-        OPTIMIZER,
-        'optimizer of agent network and mixer: "adam", "rmsprop" (the paper\'s; alpha 0.99, eps 1e-5), or a dict of ``type`` '
-        'and torch\'s arguments of it, such as ``{"type": "adam", "eps": 1e-5}``.',
-    )
-    double_q: bool = key(
-        True, FLAG, "whether the online network chooses the targets' actions; else the target network does."
-    )
-    target_update_interval_episodes: int = key(
-        50,
-        COUNT,
-        "sampled episodes between updates of the targets, of which a round has one at most; the paper's: 200.",
-    )
-    target_update_interval_updates: int | None = key(
-        None,
-        COUNT.or_none(),
-        "learning updates between updates of the targets; replaces ``target_update_interval_episodes``.",
-    )
-    tau: float = key(
-        1.0,
-        RATE,
-        "share of the way that a target moves to its online network when it is updated: 1 is a hard copy.",
-    )
-    weight_averaging: float | None = key(
-        0.99,
-        DECAY.or_none(),
-        "decay in [0, 1) of the exponential average of the acting networks' weights, moved after each update "
-        "(see :class:`rllib_ddn.networks.averaging.AveragedNetworks`): evaluation, ``compute_single_action()`` and export use the "
-        "averages; the networks that act in training, learn and make targets do not. None: no averages. In "
-        "``evaluation_config``, None evaluates the online weights: ``score`` and ``best`` then rate these, and not the averages, "
-        "which are deployed all the same; None for the whole config deploys what is evaluated.",
-    )
-    updates_per_episode: float = key(1.0, between(0.001, 1000), "updates per sampled episode; 0.25 is one in four.")
-    sample_ahead: bool = key(
-        False,
-        FLAG,
-        "remote env runners play the next round while the learner learns from the last one, with weights that are one "
-        "round older; epsilon and other schedules are those of the round that is played. Runs are then not exactly reproducible.",
-    )
-    store_buffer_in_checkpoints: bool = key(
-        True,
-        FLAG,
-        "whether checkpoints hold the replay, compressed. With it, a restored run goes on learning at once, and exactly "
-        "(``num_env_runners=0`` and a ``seed``); without it, learning waits until ``train_batch_size`` new episodes are there.",
-    )
-    replay_buffer_config: dict[str, Any] = key(
-        {"capacity": 5000}, options(capacity=COUNT), '``{"capacity": episodes}``.'
-    )
-
-    # RLlib's keys that training() takes.
-    lr: Any = key(
-        1e-3,
-        LEARNING_RATE,
-        "learning rate of agent network and mixer (the paper's: 5e-4); or a schedule "
-        "``[[env steps, rate], ...]`` from 0 on, linear in between.",
-    )
-    gamma: float = key(0.99, FRACTION, "discount.")
-    grad_clip: float | None = key(10.0, ABOVE_0.or_none(), "largest gradient norm of each optimizer; None: off.")
-    train_batch_size: int = key(32, COUNT, "*episodes* per update.")
-
-    # RLlib's other keys.
-    num_env_runners: int = key(0, COUNT_OR_0, "remote env runners; 0: the learner's process plays.")
-    num_envs_per_env_runner: int = key(
-        1,
-        whole("a whole number from 1 to 100,000", 1, 100_000),
-        "an env runner plays one episode in each of these sub-environments per round.",
-    )
-    sample_timeout_s: float | None = key(
-        600.0,
-        ABOVE_0.or_none(),
-        "seconds for a round of remote env runners, after which one that has not ended is taken for hung: it is killed, Ray "
-        "starts it again, and ``info/num_env_runners_hung`` counts it. None: never. (RLlib's default is 60; here a round "
-        "is whole episodes, and the first one starts the games.)",
-    )
-    delay_between_env_runner_restarts_s: float = key(
-        0.0, AT_LEAST_0, "seconds before an env runner whose env has raised ends, and Ray starts it again."
-    )
-    num_cpus_for_main_process: int = key(1, whole("a whole number from 1 to 1,024", 1, 1024), "cores of the learner.")
-    min_sample_timesteps_per_iteration: int = key(10_000, COUNT_OR_0, "env steps per iteration.")
-    exploration_config: dict[str, Any] = key(
-        {"type": "EpsilonGreedy", "initial_epsilon": 1.0, "final_epsilon": 0.05, "epsilon_timesteps": 50_000},
-        EPSILON_GREEDY,
-        "EpsilonGreedy: each agent by itself takes a random available action with probability epsilon, which falls "
-        "linearly over ``epsilon_timesteps`` env steps.",
-    )
-    evaluation_interval: int | None = key(1, COUNT_OR_0.or_none(), "iterations between evaluations; 0 or None: none.")
-    evaluation_duration: int = key(32, COUNT, "greedy episodes of each network in an evaluation.")
-    video_interval: int | None = key(
-        None,
-        COUNT.or_none(),
-        "iterations between videos: a greedy episode of the deployed network as ``videos/iteration_<n>.gif`` in the trial's "
-        "folder, rendered by another env of the learner's process. They change nothing that is learned. None: no videos.",
-    )
-    evaluation_sample_timeout_s: float | None = key(
-        600.0,
-        ABOVE_0.or_none(),
-        "as ``sample_timeout_s``, for each of the episodes that an env runner plays one after the other.",
-    )
-
-    def __init_subclass__(cls, **kwargs: Any):
-        super().__init_subclass__(**kwargs)
-        documented(cls)
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or type(self).algorithm())
-        for name, value in declared(type(self)).items():
-            setattr(self, name, copy.deepcopy(value.default))
-
+        for name in self.keys_with_defaults():
+            setattr(self, name, copy.deepcopy(getattr(type(self), name)))
         self._prior_exploration_config = None  # RLlib takes the class's own key for one that a user has given
         # What these algorithms cannot do without.
         self.enable_rl_module_and_learner = False
@@ -217,62 +138,145 @@ class ValueDecompositionConfig(AlgorithmConfig):
         self.batch_mode = "complete_episodes"
         self._disable_preprocessor_api = True  # observations stay in the env's dtype
 
+    @classmethod
+    def keys_with_defaults(cls) -> list[str]:
+        """The keys that the class and its bases declare with a default, those of the bases first."""
+        bases = [base for base in reversed(cls.__mro__) if issubclass(base, ValueDecompositionConfig)]
+        kinds = {name: kind for base in bases for name, kind in inspect.get_annotations(base).items()}
+        return [name for name, kind in kinds.items() if hasattr(cls, name) and "ClassVar" not in str(kind)]
+
     @property
     def networks(self) -> tuple[str, ...]:
-        """The networks that can act."""
+        """The names of the networks that can act."""
         return (AGENT,)
 
-    @classmethod
-    def taken_by_training(cls) -> set[str]:
-        """The declared keys that :meth:`training` takes; RLlib's others have methods of their own."""
-        return {name for name in declared(cls) if name in _KEYS_OF_RLLIBS_TRAINING or name not in _KEYS_OF_RLLIB}
+    def training(
+        self,
+        *,
+        mixer: str | type[Mixer] = NotProvided,
+        mixer_config: dict[str, Any] = NotProvided,
+        agent_hidden_dim: int = NotProvided,
+        lr: LearningRate = NotProvided,
+        optimizer: Optimizer = NotProvided,
+        grad_clip: float | None = NotProvided,
+        gamma: float = NotProvided,
+        td_lambda: float = NotProvided,
+        targets: str | Targets | None = NotProvided,
+        double_q: bool = NotProvided,
+        target_update_interval_episodes: int = NotProvided,
+        target_update_interval_updates: int | None = NotProvided,
+        tau: float = NotProvided,
+        weight_averaging: float | None = NotProvided,
+        train_batch_size: int = NotProvided,
+        updates_per_episode: float = NotProvided,
+        replay_buffer_config: dict[str, Any] = NotProvided,
+        store_buffer_in_checkpoints: bool = NotProvided,
+        sample_ahead: bool = NotProvided,
+        video_interval: int | None = NotProvided,
+        model: dict[str, Any] = NotProvided,
+        **others: Never,
+    ) -> Self:
+        """Sets the training related configuration.
 
-    @override(AlgorithmConfig)
-    def training(self, **settings: Any) -> Self:
-        keys = self.taken_by_training()
-        for name in settings:
-            if name not in keys and name not in _KEYS_OF_RLLIBS_TRAINING:
-                raise ValueError(self._unknown_key(name, [*keys, *_KEYS_OF_RLLIBS_TRAINING]))
-        _refuse_non_dicts(settings)
-        AlgorithmConfig.training(self, **{name: value for name, value in settings.items() if name not in keys})
-        for name, value in settings.items():
-            if name in keys:
-                merges = name == "replay_buffer_config" and isinstance(value, dict)
-                setattr(self, name, {**self.replay_buffer_config, **value} if merges else value)
+        Args:
+            mixer: How the agents' Q values make Q_tot (section 3.2): a name of :mod:`rllib_ddn.networks.mixers`, a
+                subclass of :class:`rllib_ddn.Mixer`, or its ``module:name``. Default: 'qmix'.
+            mixer_config: Options of the mixer, the arguments of its class. Default: {}.
+            agent_hidden_dim: H, size of the agent networks' features and GRU, 1 to 8,192. Default: 64.
+            lr: Learning rate of agent network and mixer, in (0, 1] (the paper's: 5e-4); or a schedule
+                ``[[env steps, rate], ...]`` from 0 on, linear in between. Default: 0.001.
+            optimizer: Optimizer of agent network and mixer: "adam", "rmsprop" (the paper's; alpha 0.99, eps 1e-5), or a
+                dict of ``type`` and arguments of torch's class, such as ``{"type": "adam", "eps": 1e-5}``.
+                Default: 'adam'.
+            grad_clip: Largest gradient norm of each optimizer, positive; None: no clipping. Default: 10.0.
+            gamma: Discount in [0, 1]. Default: 0.99.
+            td_lambda: Lambda in [0, 1] of the targets. With 0, the paper's, they look one step ahead (Equation 5), above
+                0 they are lambda returns (Peng's Q(lambda)), with 1 over the rest of the episode. Lambda returns learn
+                sooner, but contain the effects of exploring teammates: where miscoordination is punished, as on
+                Predator-Prey with a penalty, 0 is better. Default: 0.6.
+            targets: A custom function that makes TD targets, or its ``module:name``; it replaces lambda returns and
+                ``td_lambda`` (see :mod:`rllib_ddn.learning.targets`). Default: None.
+            double_q: Whether the online network chooses the targets' actions; otherwise the target network does.
+                Default: True.
+            target_update_interval_episodes: Sampled episodes between updates of the targets, of which a sampling round
+                has one at most (the paper's: 200). Default: 50.
+            target_update_interval_updates: Learning updates between updates of the targets; replaces
+                ``target_update_interval_episodes``. Default: None.
+            tau: How far a target moves to its online network when it is updated, in (0, 1]: 1 is a hard copy.
+                Default: 1.0.
+            weight_averaging: Decay in [0, 1) of the exponential average of the acting networks' weights, moved after
+                each update (see :class:`rllib_ddn.networks.averaging.AveragedNetworks`). Evaluation,
+                ``compute_single_action()`` and export use the averages; acting in training, learning and targets do
+                not. None: no averages. In ``evaluation_config``, None evaluates the online weights: ``score`` and
+                ``best`` then rate these, and not the averages, which are deployed all the same; None for the whole
+                config deploys what is evaluated. Default: 0.99.
+            train_batch_size: *Episodes* per update. Default: 32.
+            updates_per_episode: Updates per sampled episode, 0.001 to 1,000; 0.25 is one in four. Default: 1.0.
+            replay_buffer_config: ``{"capacity": episodes}``, at least ``train_batch_size``. Default: {'capacity': 5000}.
+            store_buffer_in_checkpoints: Whether checkpoints hold the replay, compressed. With it, a restored run
+                continues to learn at once, and exactly (``num_env_runners=0`` and a ``seed``); without it, learning
+                waits for ``train_batch_size`` new episodes. Default: True.
+            sample_ahead: Whether remote env runners sample the next round while the learner learns from the last one,
+                with weights that are one round older; epsilon and other schedules are those of the round that is
+                sampled. Runs are then not exactly reproducible. Default: False.
+            video_interval: Iterations between videos: a greedy episode of the deployed network as
+                ``videos/iteration_<n>.gif`` in the trial's folder, rendered by another env of the learner's process.
+                They change nothing that is learned. None: no videos. Default: None.
+            model: RLlib's, of which ``custom_model`` (a subclass of
+                :class:`rllib_ddn.rllib.model.ValueDecompositionModel`) and ``custom_model_config`` are supported.
+            others: Not accepted; type checkers flag unknown names.
+
+        Returns:
+            This config.
+
+        Raises:
+            ValueError: an argument is unknown (the message suggests the nearest name) or not supported.
+        """
+        return self._set_training(locals())
+
+    def _set_training(self, arguments: Mapping[str, Any]) -> Self:
+        """Sets what :meth:`training` was given, its ``locals()``."""
+        named = {name: value for name, value in arguments.items() if name not in ("self", "others")}
+        given = {name: value for name, value in {**named, **arguments["others"]}.items() if value is not NotProvided}
+        keys = set(self.keys_with_defaults()) - _OTHER_KEYS_OF_RLLIB
+        for name in given.keys() - keys:
+            if name not in _KEYS_OF_RLLIBS_TRAINING:
+                raise ValueError(self._unknown_key(name, [*keys, "model"]))
+            if name not in RANGES:
+                raise not_supported(name, given[name])
+        _refuse_non_dicts(given)
+        super().training(**{name: value for name, value in given.items() if name not in keys})
+        for name in keys & given.keys():
+            merges = name == "replay_buffer_config" and isinstance(given[name], dict)
+            setattr(self, name, {**self.replay_buffer_config, **given[name]} if merges else given[name])
         return self
 
-    @override(AlgorithmConfig)
-    def environment(self, *args: Any, **settings: Any) -> Self:
-        _refuse_non_dicts(settings)
-        return super().environment(*args, **settings)
+    if not TYPE_CHECKING:  # type checkers and IDEs see RLlib's signatures
+        environment = _refusing_non_dicts(AlgorithmConfig.environment)
+        env_runners = _refusing_non_dicts(AlgorithmConfig.env_runners)
 
-    @override(AlgorithmConfig)
-    def env_runners(self, **settings: Any) -> Self:
-        _refuse_non_dicts(settings)
-        return super().env_runners(**settings)
-
-    @override(AlgorithmConfig)
-    def evaluation(self, **settings: Any) -> Self:
-        _refuse_non_dicts(settings)
-        if isinstance(whole := settings.get("evaluation_config"), AlgorithmConfig):  # which always has an explore
-            settings["evaluation_config"] = {
-                name: value for name, value in whole.to_dict().items() if name != "explore"
-            }
-        return super().evaluation(**settings)
+        @_refusing_non_dicts
+        @functools.wraps(AlgorithmConfig.evaluation)
+        def evaluation(self, **settings):
+            if isinstance(whole := settings.get("evaluation_config"), AlgorithmConfig):  # which always has an explore
+                overrides = {name: value for name, value in whole.to_dict().items() if name != "explore"}
+                settings["evaluation_config"] = overrides
+            return super().evaluation(**settings)
 
     @override(AlgorithmConfig)
     def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
         """As in RLlib, but a key that the config does not have is refused.
 
         Raises:
-            ValueError: unknown key; the message suggests the nearest name.
+            ValueError: a key is unknown (the message suggests the nearest name) or not supported.
         """
         # Tune and RLlib put notes of their own into dicts.
         config_dict = {k: v for k, v in config_dict.items() if not str(k).startswith("__") and k != "class"}
-        for name in config_dict:
+        for name, value in config_dict.items():
             translated = self._translate_special_keys(name, warn_deprecated=False)
-            if (translated not in vars(self) and name not in _DICT_KEYS) or name in FORMER:
-                raise ValueError(self._unknown_key(name, [*declared(type(self)), *ACCEPTED]))
+            if translated not in vars(self) and name not in _DICT_KEYS:
+                raise ValueError(self._unknown_key(name, [*self.keys_with_defaults(), *RANGES]))
+            check_supported(translated, value)
         _refuse_non_dicts(config_dict)
         for name in {"callbacks", "callbacks_class"} & config_dict.keys():
             if isinstance(config_dict[name], str):
@@ -280,14 +284,14 @@ class ValueDecompositionConfig(AlgorithmConfig):
                     config_dict[name] = imported(config_dict[name])
                 except ImportError as error:
                     raise ValueError(f"{name} is {config_dict[name]!r}, which cannot be imported: {error}") from error
-            ACCEPTED["callbacks_class"].validate(name, config_dict[name])
+            RANGES["callbacks_class"].validate(name, config_dict[name])
         # What RLlib takes for a class, or for the path of one.
         for name in ("replay_buffer_config", "exploration_config"):
             if isinstance(config_dict.get(name), dict) and "type" in config_dict[name]:
-                declared(type(self))[name].accepts.validate(name, config_dict[name])
+                RANGES[name].validate(name, config_dict[name])
         model = config_dict.get("model")
         if isinstance(model, dict) and not isinstance(model.get("custom_model"), str):
-            MODEL["custom_model"].validate("model['custom_model']", model.get("custom_model"))
+            CUSTOM_MODEL.validate("model['custom_model']", model.get("custom_model"))
         return super().update_from_dict(config_dict)
 
     @override(AlgorithmConfig)
@@ -295,37 +299,38 @@ class ValueDecompositionConfig(AlgorithmConfig):
         """Checks all values.
 
         Raises:
-            ValueError: a value is not accepted; the message names its key, what was given, and what
-                is accepted.
+            ValueError: a value is not accepted; the message names its key, what was given, and what is accepted.
         """
-        self._check_keys()
+        check_keys(self)
         if (seed := vars(self)["seed"]) is not None:
             self.seed = int(seed)  # Python's random takes no number of NumPy's
         super().validate()
         check_options("mixer_config", class_of(self.mixer, MIXERS), self.mixer_config)
-        if self.replay_buffer_config.get("capacity", math.inf) < self.train_batch_size:
+        capacity = self.replay_buffer_config.get("capacity", math.inf)
+        if capacity < self.train_batch_size:
             raise ValueError(
-                f"replay_buffer_config['capacity'] = {self.replay_buffer_config['capacity']} is less than train_batch_size = "
+                f"replay_buffer_config['capacity'] = {capacity} is less than train_batch_size = "
                 f"{self.train_batch_size}: nothing could ever be learned."
             )
         if self.train_batch_size % max(1, math.ceil(self.num_gpus)):
             raise ValueError(
-                f"train_batch_size = {self.train_batch_size} is not divisible by num_gpus = {self.num_gpus}: each of the learner's "
-                "GPUs takes the same number of episodes of a batch."
+                f"train_batch_size = {self.train_batch_size} is not divisible by num_gpus = {self.num_gpus}: each of "
+                "the learner's GPUs takes the same number of episodes of a batch."
             )
         if isinstance(self.evaluation_config, dict):
             try:
-                self.get_evaluation_config_object()._check_keys()
+                check_keys(self.get_evaluation_config_object())
             except Exception as error:  # whatever RLlib makes of it
                 raise ValueError(f"evaluation_config: {' '.join(str(error).split())}") from error
 
     @override(AlgorithmConfig)
     def _validate_callbacks_settings(self) -> None:
-        """RLlib takes functions, as in ``callbacks(on_train_result=...)``, on its new API stack alone; these algorithms too."""
+        """RLlib takes functions, as in ``callbacks(on_train_result=...)``, on its new API stack alone; these algorithms
+        take them, too."""
 
     @override(AlgorithmConfig)
     def get_evaluation_config_object(self) -> AlgorithmConfig | None:
-        """Evaluations are greedy, but for an ``evaluation_config`` that is a dict with an ``explore`` of its own."""
+        """Evaluations are greedy, unless ``evaluation_config`` is a dict with an ``explore`` of its own."""
         found = super().get_evaluation_config_object()
         if found is not None and not (isinstance(self.evaluation_config, dict) and "explore" in self.evaluation_config):
             found.explore = False
@@ -333,18 +338,11 @@ class ValueDecompositionConfig(AlgorithmConfig):
 
     @override(AlgorithmConfig)
     def get_state(self) -> dict[str, Any]:
-        self._check_keys()  # RLlib compares the values with others, which fails for some
+        check_keys(self)  # RLlib compares the values with others, which fails for some
         return super().get_state()
 
-    def _check_keys(self) -> None:
-        """Checks each key by itself."""
-        keys = declared(type(self))
-        for name, value in keys.items():
-            value.accepts.validate(name, getattr(self, name))
-        check_rllibs_keys(self, keys)
-
     def _value_error(self, errmsg: str) -> None:
-        """RLlib's own checks end here: their messages become one line."""
+        """Where RLlib's own checks end: their messages become one line."""
         raise ValueError(" ".join(errmsg.split()))
 
     def check_gpus(self) -> None:
@@ -356,12 +354,12 @@ class ValueDecompositionConfig(AlgorithmConfig):
         gpus = torch.cuda.device_count()
         if self.num_gpus > gpus and not self._fake_gpus:
             raise ValueError(
-                f"num_gpus is {self.num_gpus}, but the learner finds {gpus or 'no'} GPUs: leave num_gpus 0, and it learns on "
-                f"num_cpus_for_main_process = {self.num_cpus_for_main_process} CPU cores."
+                f"num_gpus is {self.num_gpus}, but the learner finds {gpus or 'no'} GPUs: leave num_gpus 0, and it "
+                f"learns on num_cpus_for_main_process = {self.num_cpus_for_main_process} CPU cores."
             )
 
     def check_env(self, spec: TeamSpec | None = None) -> TeamSpec:
-        """Builds the env and the parts with options once, in this process, and checks them.
+        """Builds the env and the components with options once, in this process, and checks them.
 
         Args:
             spec: what an earlier call returned for this env, which is not built again.
@@ -370,15 +368,19 @@ class ValueDecompositionConfig(AlgorithmConfig):
             The env's team.
 
         Raises:
-            ValueError: a part cannot be built.
+            ValueError: a component cannot be built.
             TeamEnvError: the env breaks the convention (see :mod:`rllib_ddn.envs.grouping`).
         """
         if spec is None:
-            spec = self._team_of_env()
+            env = self.make_env()
+            _, observation_space, action_space = team_of(env)
+            if hasattr(env, "close"):
+                env.close()
+            spec = TeamSpec.from_spaces(observation_space, action_space)
             if self.video_interval is not None:
                 self._check_rendering()
         with torch.random.fork_rng():
-            self.check_parts(TeamSizes.of(spec, self.agent_hidden_dim))
+            self.check_components(TeamSizes.of(spec, self.agent_hidden_dim))
         return spec
 
     def make_env(self, **more: Any) -> Any:
@@ -393,20 +395,13 @@ class ValueDecompositionConfig(AlgorithmConfig):
         try:
             return as_team_env(creator_of(self.env, self)(context), context)
         except EnvError as error:
-            there = f"{', '.join(ENVS)}, those that you register with ray.tune.register_env(), and module:name"
+            known = f"{', '.join(ENVS)}, those that you register with ray.tune.register_env(), and module:name"
             near = nearest_hint(self.env, ENVS)
-            raise TeamEnvError(f"env is {self.env!r}, which is not registered: there are {there}.{near}") from error
+            raise TeamEnvError(f"env is {self.env!r}, which is not registered: there are {known}.{near}") from error
         except ValueError:
             raise
         except Exception as error:
             raise TeamEnvError(f"env {shown(self.env)} cannot be made: it {Failure.of(error).why}.") from error
-
-    def _team_of_env(self) -> TeamSpec:
-        env = self.make_env()
-        _, observation_space, action_space = team_of(env)
-        if hasattr(env, "close"):
-            env.close()
-        return TeamSpec.from_spaces(observation_space, action_space)
 
     def _check_rendering(self) -> None:
         try:
@@ -415,28 +410,26 @@ class ValueDecompositionConfig(AlgorithmConfig):
         except Exception as error:
             raise ValueError(f"video_interval needs an env that can be rendered: {shown(error, 200)}") from error
 
-    def check_parts(self, sizes: TeamSizes) -> None:
-        """Builds the parts that have options, to check their values."""
-        check_part("mixer", class_of(self.mixer, MIXERS), sizes, self.mixer_config)
+    def check_components(self, sizes: TeamSizes) -> None:
+        """Builds the components that have options, to check their values."""
+        check_component("mixer", class_of(self.mixer, MIXERS), sizes, self.mixer_config)
 
-    def _unknown_key(self, name: str, known: list[str]) -> str:
-        """The message about a key that this config does not have."""
-        mine = type(self).__name__
-        if RENAMED.get(name) in declared(type(self)):
-            return f"config key {name!r} is now {RENAMED[name]!r}."
-        if name in declared(type(self)):
-            return f"config key {name!r} is not training()'s: env_runners(), evaluation(), resources() or reporting() takes it."
+    def _unknown_key(self, name: str, known: Collection[str]) -> str:
+        """The message about a key that this config, or its training(), does not have."""
+        mine = type(self)
+        if name in vars(self):
+            return f"config key {name!r} is not training()'s: env_runners(), evaluation() or another method takes it."
         if name in HINTS:
-            return f"unknown config key {name!r}: {HINTS[name]}."
-        owners = [other.__name__ for other in _subclasses(ValueDecompositionConfig) if name in declared(other)]
-        if owners:
-            return f"unknown config key {name!r}: it is a key of {owners[0]}, and {mine} has no use for it."
-        return f"unknown config key {name!r}.{nearest_hint(name, known) or f' See the docstring of {mine}.training().'}"
+            return f"unknown config key {name!r}. Here: {HINTS[name]}."
+        if name in RANGES:
+            return f"unknown config key {name!r}: it is a key of DDNConfig, and {mine.__name__} has no use for it."
+        hint = nearest_hint(name, known) or f" See the docstring of {mine.__name__}.training()."
+        return f"unknown config key {name!r}.{hint}"
 
 
 def configured_by(config_class: type[ValueDecompositionConfig]) -> Callable[[type[A]], type[A]]:
-    """Class decorator that ties an algorithm to its config class: ``get_default_config()`` of the one makes the other, and
-    ``build_algo()`` of the other makes the one."""
+    """Class decorator that ties an algorithm to its config class: ``get_default_config()`` of the one makes the other,
+    and ``build_algo()`` of the other makes the one."""
 
     def tie(algorithm: type[A]) -> type[A]:
         algorithm.config_class = config_class
@@ -455,73 +448,3 @@ def _refuse_non_dicts(settings: Mapping[str, Any]) -> None:
     overrides = settings.get("evaluation_config")
     if overrides is not None and not isinstance(overrides, (dict, AlgorithmConfig, type(NotProvided))):
         raise ValueError(f"evaluation_config is a dict, an AlgorithmConfig, or None; got {shown(overrides)}.")
-
-
-def _subclasses(base: type) -> list[type]:
-    found: list[type] = []
-    direct: type
-    for direct in base.__subclasses__():
-        found += [direct, *_subclasses(direct)]
-    return found
-
-
-def check_options(key: str, owner: Any, options: dict[str, Any], shared: Collection[str] = ()) -> None:
-    """Checks the options of a class in a table: their names, and of those that are annotated as ``int`` (a size), ``float``,
-    ``bool`` or ``str`` the values, too. What else there is to check is up to the class.
-
-    Args:
-        key: the config key that holds them.
-        owner: the class, built as ``owner(sizes, **options)``.
-        options: what the user gave.
-        shared: names of arguments that the class gets from other keys.
-
-    Raises:
-        ValueError: an option is unknown, or its value is not accepted.
-    """
-    accepted: dict[str, inspect.Parameter] = {}
-    for base in (base for base in owner.__mro__ if "__init__" in vars(base)):
-        parameters = list(inspect.signature(base).parameters.values())[1:]  # but the sizes
-        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        accepted |= {p.name: p for p in named if p.name not in shared and p.name not in accepted}
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            break  # it passes nothing on
-    for name, value in options.items():
-        if name not in accepted:
-            raise ValueError(f"{key}[{name!r}] is unknown: {owner.__name__} has {', '.join(accepted) or 'no options'}.")
-        kind = accepted[name].annotation
-        kind = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
-        if kind in _OPTIONS:
-            _OPTIONS[kind].validate(f"{key}[{name!r}]", value)
-
-
-def check_part(key: str, owner: Any, sizes: TeamSizes, options: Mapping[str, Any]) -> None:
-    """Builds a part, to check its options and, if it is the user's own, whether it can be built.
-
-    Args:
-        key: the config key that names it.
-        owner: its class.
-        sizes: the team's.
-        options: the user's.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    try:
-        part = owner(sizes, **options)
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{key}: {owner.__name__}(sizes, **{dict(options)!r}) fails: {cause(error)}") from error
-    if "_parameters" not in vars(part):
-        raise ValueError(f"{key}: {owner.__name__} lacks super().__init__(sizes) in its __init__().")
-
-
-# What an option accepts, by the annotation of the constructor's argument.
-_OPTIONS = {
-    "int": SIZE,
-    "float": between(-1_000_000, 1_000_000),
-    "bool": FLAG,
-    "str": Accepts("a string", lambda v: isinstance(v, str)),
-}
-
-documented(ValueDecompositionConfig)  # subclasses are when they are made

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 from rllib_ddn.learning import AGENT, FOLLOWER, HOST, INTRINSIC, LEADER
 from rllib_ddn.learning.distillation import TERMS, Distillation, DistillationTerm
 from rllib_ddn.learning.host import Host
-from rllib_ddn.learning.intrinsic import INTRINSIC_REWARDS, IntrinsicReward
+from rllib_ddn.learning.intrinsic import IntrinsicReward
 from rllib_ddn.learning.targets import td_targets
 from rllib_ddn.learning.update import Update
-from rllib_ddn.names import is_custom, resolved
+from rllib_ddn.names import resolved
 from rllib_ddn.networks import (
     LEADERS,
     MIXERS,
@@ -29,7 +28,7 @@ from rllib_ddn.networks import (
     TeamSizes,
     greedy_actions,
 )
-from rllib_ddn.rllib.keys import cause
+from rllib_ddn.rllib.components import blame_custom_components, class_of, intrinsic_reward_class
 from rllib_ddn.team import TeamSpec
 
 MIXTURE = "mixture"  # leader or follower, a new choice for each round
@@ -214,52 +213,6 @@ class DDNTorchModel(ValueDecompositionModel):
             losses[learner] if learner in losses else _zero(parameters)
             for learner, parameters in self.trained().items()
         ]
-
-
-@contextmanager
-def blame_custom_components(config: Mapping[str, Any], what: str) -> Iterator[None]:
-    """Names the custom components in use where something fails for which no key is to blame.
-
-    Args:
-        config: the algorithm's.
-        what: is done here, with networks and losses alone.
-
-    Raises:
-        ValueError: what failed, in one line.
-    """
-    try:
-        yield
-    except ValueError:
-        raise
-    except Exception as error:
-        custom = {name: config[name] for name in _COMPONENTS if _is_custom(config.get(name))}
-        if not custom:
-            raise
-        parts = ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in custom.items())
-        raise ValueError(f"{what} with {parts} fails: {cause(error)}") from error
-
-
-_COMPONENTS = ("mixer", "targets", "state_fusion", "q_loss", "distillation_terms", "intrinsic_reward")
-
-
-def _is_custom(value: Any) -> bool:
-    """Whether a key's value is a custom component, or a dict with one."""
-    if isinstance(value, dict):
-        return any(isinstance(entry, (tuple, list)) and _is_custom(entry[0]) for entry in value.values() if entry)
-    return callable(value) or is_custom(value)
-
-
-def class_of(choice: Any, table: Mapping[str, Any]) -> Any:
-    """The class of a config's choice, which is a name in a table or a custom class, also as ``module:name``."""
-    found = resolved(choice)
-    return table[found] if isinstance(found, str) else found
-
-
-def intrinsic_reward_class(choice: Any) -> type[IntrinsicReward] | None:
-    """The class of the config's ``intrinsic_reward``; True is the IDM."""
-    if choice is None or choice is False:
-        return None
-    return class_of("idm" if choice is True else choice, INTRINSIC_REWARDS)
 
 
 def _zero(parameters: list[nn.Parameter]) -> Tensor:

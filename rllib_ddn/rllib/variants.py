@@ -8,17 +8,15 @@
 
 from __future__ import annotations
 
-from rllib_ddn.learning import LEADER
 from rllib_ddn.rllib.config import ValueDecompositionConfig, configured_by
 from rllib_ddn.rllib.ddn import DDN, DDNConfig
-from rllib_ddn.rllib.model import MIXTURE
 from rllib_ddn.rllib.value_decomposition import ValueDecomposition
 
 
 class VDNConfig(ValueDecompositionConfig):
     """Configures :class:`VDN`."""
 
-    defaults = {"mixer": "vdn"}
+    mixer = "vdn"
 
 
 @configured_by(VDNConfig)
@@ -29,7 +27,7 @@ class VDN(ValueDecomposition):
 class QMIXConfig(ValueDecompositionConfig):
     """Configures :class:`QMIX`."""
 
-    defaults = {"mixer": "qmix"}
+    mixer = "qmix"
 
 
 @configured_by(QMIXConfig)
@@ -40,7 +38,7 @@ class QMIX(ValueDecomposition):
 class QattenConfig(ValueDecompositionConfig):
     """Configures :class:`Qatten`."""
 
-    defaults = {"mixer": "qatten"}
+    mixer = "qatten"
 
 
 @configured_by(QattenConfig)
@@ -51,7 +49,7 @@ class Qatten(ValueDecomposition):
 class QPLEXConfig(ValueDecompositionConfig):
     """Configures :class:`QPLEX`."""
 
-    defaults = {"mixer": "qplex"}
+    mixer = "qplex"
 
 
 @configured_by(QPLEXConfig)
@@ -62,7 +60,7 @@ class QPLEX(ValueDecomposition):
 class CWQMIXConfig(ValueDecompositionConfig):
     """Configures :class:`CWQMIX`."""
 
-    defaults = {"mixer": "cwqmix"}
+    mixer = "cwqmix"
 
 
 @configured_by(CWQMIXConfig)
@@ -73,7 +71,7 @@ class CWQMIX(ValueDecomposition):
 class OWQMIXConfig(ValueDecompositionConfig):
     """Configures :class:`OWQMIX`."""
 
-    defaults = {"mixer": "owqmix"}
+    mixer = "owqmix"
 
 
 @configured_by(OWQMIXConfig)
@@ -84,7 +82,7 @@ class OWQMIX(ValueDecomposition):
 class QTRANConfig(ValueDecompositionConfig):
     """Configures :class:`QTRAN`."""
 
-    defaults = {"mixer": "qtran"}
+    mixer = "qtran"
 
 
 @configured_by(QTRANConfig)
@@ -95,15 +93,12 @@ class QTRAN(ValueDecomposition):
 class CTDSConfig(DDNConfig):
     """Configures :class:`CTDS`."""
 
-    defaults = {
-        "state_fusion": "raw",
-        "q_loss": "squared",
-        "block_loss_coeff": 0.0,
-        "feature_loss_coeff": 0.0,
-        "imitation_loss_coeff": 0.0,
-        "intrinsic_reward": None,
-        "behaviour_network": LEADER,
-    }
+    state_fusion = "raw"
+    q_loss = "squared"
+    block_loss_coeff = 0.0
+    feature_loss_coeff = 0.0
+    imitation_loss_coeff = 0.0
+    intrinsic_reward = False
 
 
 @configured_by(CTDSConfig)
@@ -118,16 +113,13 @@ class CTDS(DDN):
 class PTDEConfig(DDNConfig):
     """Configures :class:`PTDE`."""
 
-    defaults = {
-        "state_fusion": "concatenated",
-        "follower_agent": "leader",
-        "q_loss_coeff": 0.0,
-        "feature_loss_coeff": 0.0,
-        "imitation_loss_coeff": 0.0,
-        "intrinsic_reward": None,
-        "behaviour_network": LEADER,
-        "leader_timesteps": 800_000,
-    }
+    state_fusion = "concatenated"
+    follower_agent = "leader"
+    q_loss_coeff = 0.0
+    feature_loss_coeff = 0.0
+    imitation_loss_coeff = 0.0
+    intrinsic_reward = False
+    leader_timesteps = 800_000
 
 
 @configured_by(PTDEConfig)
@@ -143,15 +135,13 @@ class PTDE(DDN):
 class IGMDAConfig(DDNConfig):
     """Configures :class:`IGMDA`."""
 
-    defaults = {
-        "state_fusion": "raw",
-        "q_loss": "imitation",
-        "block_loss_coeff": 0.0,
-        "feature_loss_coeff": 0.0,
-        "imitation_loss_coeff": 0.0,
-        "intrinsic_reward": None,
-        "behaviour_network": MIXTURE,
-    }
+    state_fusion = "raw"
+    q_loss = "imitation"
+    block_loss_coeff = 0.0
+    feature_loss_coeff = 0.0
+    imitation_loss_coeff = 0.0
+    intrinsic_reward = False
+    behaviour_network = "mixture"
 
 
 @configured_by(IGMDAConfig)
