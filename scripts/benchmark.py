@@ -39,6 +39,7 @@ from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
 from rllib_ddn.learning.batch import make_batch
 from rllib_ddn.learning.episodes import EpisodeReplay, Episodes, empty_episodes
 from rllib_ddn.learning.optimizers import clip_gradients
+from rllib_ddn.learning.update import td_loss
 
 ON_REQUEST = ("smax", "win")  # they take long and need JaxMARL
 STEPS, BATCH, AGENTS = 200, 32, 8  # the paper's Predator-Prey: 8 agents, obs 50, state 200, 6 actions
@@ -95,7 +96,7 @@ class Benchmark:
         batch = make_batch(tensors, model.local_input)
         host, distillation, intrinsic = model.host, model.distillation, model.intrinsic
         leader, follower = host.unroll(batch), distillation.unroll(batch)
-        td = host.td_loss(leader, batch.rewards, batch)[0]
+        td = td_loss(host, leader, batch.rewards, batch)[0]
         local = distillation.loss(follower, leader, batch)[0]
         error = intrinsic.loss(batch)[0]
 
@@ -112,7 +113,7 @@ class Benchmark:
                 "sample from the replay": lambda: replay.sample(BATCH, rng),
                 "pack, cast, one-hots": lambda: make_batch(tensors, model.local_input),
                 "leader, forward": lambda: host.unroll(batch),
-                "target leader, both mixers, TD loss": lambda: host.td_loss(leader, batch.rewards, batch),
+                "target leader, both mixers, TD loss": lambda: td_loss(host, leader, batch.rewards, batch),
                 "follower, forward": lambda: distillation.unroll(batch),
                 "distillation losses": lambda: distillation.loss(follower, leader, batch),
                 "IDM, forward": lambda: intrinsic.networks(batch.state),

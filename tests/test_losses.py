@@ -1,13 +1,17 @@
 """Each loss against a NumPy computation with loops, on random tensors with padding and masks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from rllib_ddn import losses
+from rllib_ddn.learning.distillation import TERMS, Distillation
+from rllib_ddn.losses import global_loss, masked_mean
+from rllib_ddn.networks import AgentOutput
 
 T, B, N, A, D = 5, 4, 3, 6, 7
-Q_LOSSES = (losses.q_loss, losses.squared_q_loss, losses.imitation_loss)
+Q_TERMS = ("kl", "squared", "imitation")
 
 
 @pytest.fixture
@@ -43,23 +47,34 @@ def tensors(data, *names):
     return [torch.from_numpy(data[name]) for name in names]
 
 
+def output(q, features):
+    return AgentOutput(fused=features, features=features, q=q, hidden_states=features, hidden=features)
+
+
+def term(name, data, temperature=1.0):
+    """A distillation term; the features serve as outputs of the fusion blocks, too."""
+    follower = output(*tensors(data, "q", "features"))
+    leader = output(*tensors(data, "teacher_q", "teacher_features"))
+    mask, valid = tensors(data, "mask", "valid")
+    return TERMS[name](temperature)(follower, leader, SimpleNamespace(action_mask=mask, valid=valid))[0]
+
+
 def test_global_loss(data):
     expected = np.mean([(data["q_tot"][s] - data["target"][s]) ** 2 for s in steps(data)])
-    ours = losses.global_loss(*tensors(data, "q_tot", "target", "valid"))
+    ours = global_loss(*tensors(data, "q_tot", "target", "valid"))
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
-def test_block_loss(data):
+def test_block_term(data):
     per_step = []
     for s in steps(data):
         agents = [np.mean((data["features"][s][i] - data["teacher_features"][s][i]) ** 2) for i in range(N)]
         per_step.append(np.mean(agents))
-    ours = losses.block_loss(*tensors(data, "features", "teacher_features", "valid"))
-    np.testing.assert_allclose(ours, np.mean(per_step), rtol=1e-5)
+    np.testing.assert_allclose(term("block", data), np.mean(per_step), rtol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.25])
-def test_q_loss(data, temperature):
+def test_kl_term(data, temperature):
     per_step = []
     for s in steps(data):
         total = 0.0
@@ -69,20 +84,18 @@ def test_q_loss(data, temperature):
             q = softmax(data["q"][s][i][available] / temperature)
             total += np.sum(p * np.log(p / q))
         per_step.append(total)
-    ours = losses.q_loss(*tensors(data, "q", "teacher_q", "mask", "valid"), temperature)
-    np.testing.assert_allclose(ours, np.mean(per_step), rtol=1e-4)
+    np.testing.assert_allclose(term("kl", data, temperature), np.mean(per_step), rtol=1e-4)
 
 
-def test_squared_q_loss(data):
+def test_squared_term(data):
     per_step = []
     for s in steps(data):
         error, mask = (data["q"][s] - data["teacher_q"][s]) ** 2, data["mask"][s]
         per_step.append(sum(error[i][mask[i]].mean() for i in range(N)))
-    ours = losses.squared_q_loss(*tensors(data, "q", "teacher_q", "mask", "valid"))
-    np.testing.assert_allclose(ours, np.mean(per_step), rtol=1e-5)
+    np.testing.assert_allclose(term("squared", data), np.mean(per_step), rtol=1e-5)
 
 
-def test_imitation_loss(data):
+def test_imitation_term(data):
     """The expert's best available action, under the learner's softmax over the available ones."""
     per_step = []
     for s in steps(data):
@@ -92,11 +105,10 @@ def test_imitation_loss(data):
             expert = np.argmax(data["teacher_q"][s][i][available])
             total -= np.log(softmax(data["q"][s][i][available] / 0.5)[expert])
         per_step.append(total)
-    ours = losses.imitation_loss(*tensors(data, "q", "teacher_q", "mask", "valid"), temperature=0.5)
-    np.testing.assert_allclose(ours, np.mean(per_step), rtol=1e-5)
+    np.testing.assert_allclose(term("imitation", data, 0.5), np.mean(per_step), rtol=1e-5)
 
 
-def test_feature_loss(data):
+def test_feature_term(data):
     per_step = []
     for s in steps(data):
         total = 0.0
@@ -104,66 +116,66 @@ def test_feature_loss(data):
             p, q = softmax(data["teacher_features"][s][i]), softmax(data["features"][s][i])
             total += np.sum(p * np.log(p / q))
         per_step.append(total)
-    ours = losses.feature_loss(*tensors(data, "features", "teacher_features", "valid"))
-    np.testing.assert_allclose(ours, np.mean(per_step), rtol=1e-4)
+    np.testing.assert_allclose(term("feature", data), np.mean(per_step), rtol=1e-4)
 
 
-def test_idm_loss(data):
+def test_masked_mean(data):
     expected = np.mean([data["q_tot"][s] for s in steps(data)])
-    np.testing.assert_allclose(losses.idm_loss(*tensors(data, "q_tot", "valid")), expected, rtol=1e-5)
+    np.testing.assert_allclose(masked_mean(*tensors(data, "q_tot", "valid")), expected, rtol=1e-5)
+
+
+def test_another_shape_than_the_targets_is_refused(data):
+    q_tot, target, valid = tensors(data, "q_tot", "target", "valid")
+    with pytest.raises(ValueError, match="Q_tot"):
+        global_loss(q_tot[..., None], target, valid)
+
+
+def all_losses(data, leaf):
+    """L_local of all terms, plus L_global; ``leaf`` makes the tensors that may get gradients."""
+    q, teacher_q, features, teacher, q_tot, target = leaves = [
+        leaf(data[name]) for name in ("q", "teacher_q", "features", "teacher_features", "q_tot", "target")
+    ]
+    mask, valid = tensors(data, "mask", "valid")
+    distillation = Distillation(torch.nn.Identity(), {name: (TERMS[name](), 1.0) for name in TERMS})
+    batch = SimpleNamespace(action_mask=mask, valid=valid)
+    loss, _ = distillation.loss(output(q, features), output(teacher_q, teacher), batch)
+    return loss + global_loss(q_tot, target, valid), leaves
 
 
 def test_padding_never_matters(data):
-    """NaN in padded steps, and masks of zeros there, change neither losses nor gradients."""
+    """Large numbers in padded steps, and masks of zeros there, change neither losses nor gradients."""
 
-    def results(poisoned):
-        d = {name: value.copy() for name, value in data.items()}
-        if poisoned:
-            padded = d["valid"] == 0
+    def results(filled):
+        d, padded = {name: value.copy() for name, value in data.items()}, data["valid"] == 0
+        if filled:
             for name in ("q", "teacher_q", "features", "teacher_features", "q_tot", "target"):
-                d[name][padded] = np.nan
+                d[name][padded] *= 1e6
             d["mask"][padded] = False
-        q, features, q_tot = (torch.from_numpy(d[n]).requires_grad_() for n in ("q", "features", "q_tot"))
-        loss = (
-            losses.q_loss(q, *tensors(d, "teacher_q", "mask", "valid"))
-            + losses.squared_q_loss(q, *tensors(d, "teacher_q", "mask", "valid"))
-            + losses.imitation_loss(q, *tensors(d, "teacher_q", "mask", "valid"))
-            + losses.feature_loss(features, *tensors(d, "teacher_features", "valid"))
-            + losses.block_loss(features, *tensors(d, "teacher_features", "valid"))
-            + losses.global_loss(q_tot, *tensors(d, "target", "valid"))
-        )
+        loss, leaves = all_losses(d, lambda array: torch.from_numpy(array).requires_grad_())
         loss.backward()
-        padded = torch.from_numpy(d["valid"]) == 0
-        assert not any(x.grad[padded].any() for x in (q, features, q_tot))
-        return [loss.detach()] + [x.grad for x in (q, features, q_tot)]
+        gradients = [x.grad for x in leaves if x.grad is not None]
+        assert len(gradients) == 3
+        assert not any(gradient[torch.from_numpy(padded)].any() for gradient in gradients)
+        return [loss.detach(), *gradients]
 
-    for clean, poisoned in zip(results(False), results(True), strict=True):
-        torch.testing.assert_close(clean, poisoned)
+    for clean, other in zip(results(False), results(True), strict=True):
+        torch.testing.assert_close(clean, other)
         assert torch.isfinite(clean).all()
 
 
-@pytest.mark.parametrize("loss", Q_LOSSES)
-def test_unavailable_actions_never_matter(data, loss):
-    d = {name: value.copy() for name, value in data.items()}
-    clean = loss(*tensors(d, "q", "teacher_q", "mask", "valid"))
+@pytest.mark.parametrize("name", Q_TERMS)
+def test_unavailable_actions_never_matter(data, name):
+    d = {key: value.copy() for key, value in data.items()}
+    clean = term(name, d)
     d["q"][~d["mask"]], d["teacher_q"][~d["mask"]] = -1e6, 1e6
-    torch.testing.assert_close(loss(*tensors(d, "q", "teacher_q", "mask", "valid")), clean)
+    torch.testing.assert_close(term(name, d), clean)
 
 
 def test_teachers_get_no_gradient(data):
-    q, teacher_q, features, teacher_features, target = (
-        torch.from_numpy(data[n]).requires_grad_() for n in ("q", "teacher_q", "features", "teacher_features", "target")
-    )
-    mask, valid = tensors(data, "mask", "valid")
-    total = (
-        sum(loss(q, teacher_q, mask, valid) for loss in Q_LOSSES)
-        + losses.feature_loss(features, teacher_features, valid)
-        + losses.block_loss(features, teacher_features, valid)
-        + losses.global_loss(q.sum((-2, -1)), target, valid)
-    )
-    total.backward()
+    loss, leaves = all_losses(data, lambda array: torch.from_numpy(array).requires_grad_())
+    loss.backward()
+    q, teacher_q, features, teacher, q_tot, target = leaves
     assert teacher_q.grad is None
-    assert teacher_features.grad is None
+    assert teacher.grad is None
     assert target.grad is None
-    assert q.grad.abs().sum() > 0
-    assert features.grad.abs().sum() > 0
+    assert all(x.grad.abs().sum() > 0 for x in (q, features, q_tot))

@@ -1,7 +1,8 @@
 """External distillation: the follower, and the terms by which it learns from the leader (section 4.2).
 
-``L_local = L_B + L_Q + L_F`` (Equations 6 and 7), each term with a coefficient of its own. The terms compare
-what leader and follower compute of the same steps: the fused inputs, the Q values, the features.
+``L_local = L_B + L_Q + L_F`` (Equations 6 and 7), each term with its own coefficient. A term compares what leader and
+follower compute at the same steps: the fused inputs, the Q values, the features. Every term is a mean over the valid
+steps of a batch.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import kl_div
 
-from rllib_ddn import losses
 from rllib_ddn.learning.batch import TrainBatch
-from rllib_ddn.losses import Statistics, merged
+from rllib_ddn.losses import Statistics, masked_mean, merged
 from rllib_ddn.networks.agent import AgentOutput, TeamNetwork
+from rllib_ddn.networks.mixers.mixer import greedy_actions
 
 
 class DistillationTerm(ABC):
-    """One term of L_local: how far the follower is from the leader. It has no parameters of its own.
+    """One term of L_local: the distance of the follower from the leader. It has no parameters.
 
     Args:
         temperature: tau of ``softmax(Q / tau)``, for terms that have one.
@@ -36,44 +39,53 @@ class DistillationTerm(ABC):
             batch: the batch; only rows that are ``valid`` count.
 
         Returns:
-            A scalar, and statistics of the term's own, which reach TensorBoard under their names. The
-            term itself is logged as ``loss_<name>``.
+            The scalar, which is logged as ``loss_<name>``, and further statistics by name.
         """
 
 
 class BlockTerm(DistillationTerm):
-    """L_B of Equation 6: see :func:`rllib_ddn.losses.block_loss`."""
+    """L_B: squared difference of o_hat and S_hat, mean over D and over agents (Equation 6)."""
 
     def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
-        return losses.block_loss(follower.fused, leader.fused, batch.valid), {}
+        squares = (follower.fused - leader.fused).square()  # [M, N, D]
+        return masked_mean(squares.mean((-2, -1)), batch.valid), {}
 
 
 class KLTerm(DistillationTerm):
-    """L_Q of Equation 6: see :func:`rllib_ddn.losses.q_loss`."""
+    """L_Q: ``KL(softmax(Q_leader / tau) || softmax(Q_follower / tau))`` over available actions, summed over agents
+    (Equation 6)."""
 
     def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
-        return losses.q_loss(follower.q, leader.q, batch.action_mask, batch.valid, self.temperature), {}
-
-
-class SquaredTerm(DistillationTerm):
-    """CTDS's regression of Q values: see :func:`rllib_ddn.losses.squared_q_loss`."""
-
-    def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
-        return losses.squared_q_loss(follower.q, leader.q, batch.action_mask, batch.valid), {}
-
-
-class ImitationTerm(DistillationTerm):
-    """IGM-DA's imitation of greedy actions: see :func:`rllib_ddn.losses.imitation_loss`."""
-
-    def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
-        return losses.imitation_loss(follower.q, leader.q, batch.action_mask, batch.valid, self.temperature), {}
+        student, teacher = (_logits(out.q, batch.action_mask, self.temperature) for out in (follower, leader))
+        return masked_mean(_kl(teacher, student).sum(-1), batch.valid), {}
 
 
 class FeatureTerm(DistillationTerm):
-    """L_F of Equation 6: see :func:`rllib_ddn.losses.feature_loss`."""
+    """L_F: ``KL(softmax(F_leader) || softmax(F_follower))`` of the MLPs' features, summed over agents (Equation 6)."""
 
     def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
-        return losses.feature_loss(follower.features, leader.features, batch.valid), {}
+        return masked_mean(_kl(leader.features, follower.features).sum(-1), batch.valid), {}
+
+
+class SquaredTerm(DistillationTerm):
+    """CTDS's regression: squared difference of the Q values, mean over available actions, summed over agents (Zhao et
+    al. 2022)."""
+
+    def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
+        mask = batch.action_mask & batch.valid.bool()[..., None, None]  # [M, N, A]
+        squares = torch.where(mask, follower.q - leader.q, 0.0).square().sum(-1)  # [M, N]
+        return (squares / mask.sum(-1).clamp(min=1)).sum() / batch.valid.sum(), {}
+
+
+class ImitationTerm(DistillationTerm):
+    """IGM-DA's imitation: cross-entropy of the leader's greedy action under the follower's ``softmax(Q / tau)`` over
+    available actions, summed over agents. It is DAgger's supervised learning from an expert's labels (Ross et al. 2011;
+    Hong et al. 2022)."""
+
+    def __call__(self, follower: AgentOutput, leader: AgentOutput, batch: TrainBatch) -> tuple[Tensor, Statistics]:
+        expert = greedy_actions(leader.q, batch.action_mask).unsqueeze(-1)  # [M, N, 1]
+        log_policy = _logits(follower.q, batch.action_mask, self.temperature).log_softmax(-1)  # [M, N, A]
+        return -masked_mean(log_policy.gather(-1, expert).squeeze(-1).sum(-1), batch.valid), {}
 
 
 TERMS: dict[str, type[DistillationTerm]] = {
@@ -83,6 +95,16 @@ TERMS: dict[str, type[DistillationTerm]] = {
     "imitation": ImitationTerm,
     "feature": FeatureTerm,
 }
+
+
+def _logits(q: Tensor, action_mask: Tensor, temperature: float) -> Tensor:
+    """Logits of ``softmax(Q / tau)`` over the available actions, ``[M, N, A]``; finite, so that padding stays finite."""
+    return (q / temperature).masked_fill(~action_mask, torch.finfo(q.dtype).min)
+
+
+def _kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """``KL(softmax(teacher) || softmax(student))`` over the last axis, ``[M, N, C]`` to ``[M, N]``."""
+    return kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
 
 
 class Distillation(nn.Module):
@@ -117,12 +139,12 @@ class Distillation(nn.Module):
         leader = AgentOutput(*(tensor.detach() for tensor in leader))
         total, statistics = follower.q.new_zeros(()), Statistics()
         for name, (term, coefficient) in self.terms.items():
-            value, its_own = term(follower, leader, batch)
+            value, further = term(follower, leader, batch)
             total = total + coefficient * value
-            statistics = merged(merged(statistics, {f"loss_{name}": value}), its_own)
+            statistics = merged(merged(statistics, {f"loss_{name}": value}), further)
         return total, statistics
 
     def trained(self) -> list[nn.Parameter]:
-        """What the follower's optimizer trains."""
+        """The parameters of the follower's optimizer."""
         parts = [(name, parameter) for name, parameter in self.follower.named_parameters() if parameter.requires_grad]
         return [parameter for name, parameter in parts if self._trains_agent or not name.startswith("agent.")]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rllib_ddn.learning.batch import TrainBatch
-from rllib_ddn.losses import Statistics, check_shape, idm_loss, masked_mean
+from rllib_ddn.losses import Statistics, check_shape, masked_mean
 from rllib_ddn.networks.idm import InternalDistillationModule
 from rllib_ddn.networks.mixers.mixer import TeamSizes
 
@@ -132,7 +132,7 @@ class IDM(IntrinsicReward):
         return batch.once(self._error)
 
     def loss(self, batch: TrainBatch) -> tuple[Tensor, Statistics]:
-        loss = idm_loss(batch.once(self._error), batch.valid)
+        loss = masked_mean(batch.once(self._error), batch.valid)
         return loss, {"loss_idm": loss.detach()}
 
     def _error(self, batch: TrainBatch) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from rllib_ddn.losses import Statistics, check_shape, global_loss, masked_mean
+from rllib_ddn.losses import Statistics, global_loss, masked_mean
 from rllib_ddn.team import TeamSpec
 
 
@@ -119,7 +119,6 @@ class Mixer(nn.Module, ABC):
             The loss, and statistics by name: ``q_tot_mean``, and whatever the mixer adds.
         """
         q_tot = self(team)
-        check_shape(q_tot, target, f"{type(self).__name__}'s Q_tot")
         return global_loss(q_tot, target, valid), self.statistics(q_tot, valid)
 
     @staticmethod
