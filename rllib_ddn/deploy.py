@@ -1,4 +1,4 @@
-"""A trained policy outside of Ray: plays what ``rllib export`` wrote, with onnxruntime and NumPy alone.
+"""A trained policy outside of Ray: plays a network that ``rllib export`` wrote, with onnxruntime and NumPy alone.
 
     policy = ExportedPolicy("exported")        # the folder
     observations, _ = env.reset()              # of a PettingZoo ParallelEnv
@@ -26,22 +26,22 @@ WRAPPERS = ("observation", "obs")  # the keys under which an observation lies be
 
 
 class ExportedPolicy:
-    """The greedy policy of a team, or of one of its agents alone.
+    """The greedy policy of a team, or of one of its agents.
 
-    Agents are called what they are in the env. An agent that has no entry in the observations has left the
-    game, as in training, and gets no action.
+    Agents have their names in the env. An agent that has no entry in the observations has left the episode, as in
+    training, and gets no action.
 
     Args:
-        folder: what ``rllib export`` has written.
-        agent: one of the agents, whose policy this then is; by default the whole team's.
+        folder: written by ``rllib export``.
+        agent: the one agent that this is the policy of; by default it is the whole team's.
         threads: threads of onnxruntime. (A program of torch takes as many as torch is set to.)
 
     Attributes:
-        description: what the folder's ``policy.json`` says.
-        agents: those who act here, n of them.
-        hidden: ``[B, n, H]`` float32, what they remember of the episode.
-        last_action: ``[B, n]`` int64, -1 before the first step. Whoever takes another action than the one that
-            :meth:`act` has returned writes it here.
+        description: the folder's ``policy.json``.
+        agents: the n agents that act here.
+        hidden: ``[B, n, H]`` float32, their recurrent state.
+        last_action: ``[B, n]`` int64, -1 before the first step. Where another action is taken than the one that
+            :meth:`act` returned, write it here.
         q_values: ``[B, n, A]`` float32, of the last :meth:`act`.
 
     Raises:
@@ -64,18 +64,17 @@ class ExportedPolicy:
         self.reset()
 
     def reset(self, num_teams: int | None = None) -> None:
-        """Begins a new episode; of many teams, if so many are given.
+        """Begins a new episode, of one team or of many.
 
         Args:
-            num_teams: B. All that :meth:`act` takes and returns then has B entries. Without it there is one
-                team, and there are no such lists.
+            num_teams: B; the arguments and results of :meth:`act` then have B entries. None: one team, without lists.
         """
         self._many, count = num_teams is not None, 1 if num_teams is None else num_teams
         self.hidden = np.zeros((count, len(self.agents), self._size("hidden")), np.float32)
         self.last_action = np.full((count, len(self.agents)), -1, np.int64)
 
     def restart(self, teams: Any) -> None:
-        """Begins a new episode of some of many teams: an index, indices, or ``[B]`` booleans."""
+        """Begins a new episode of some of many teams, given by an index, indices, or ``[B]`` booleans."""
         self.hidden[teams], self.last_action[teams] = 0.0, -1
 
     def act(self, observations: Any, action_mask: Any = None, state: Any = None) -> Any:
@@ -86,8 +85,8 @@ class ExportedPolicy:
                 as it is or as a dict with ``observation`` (or ``obs``) and ``action_mask``; or all of them flattened
                 and padded as one array ``[n, O]``. Of one agent alone, its observation. Of many teams a list of B
                 such, or an array ``[B, n, O]``.
-            action_mask: the available actions, where the observations do not tell: ``{agent: mask}`` beside a dict, an array
-                ``[n, A]`` beside an array; of one agent alone, its mask. Of many teams a list of B such, or ``[B, n, A]``.
+            action_mask: the available actions, where the observations do not tell: ``{agent: mask}`` beside a dict, an
+                array XX
             state: the global state, for a network that sees it: S numbers, of many teams B times as many. Where the
                 state was the concatenated observations, a team makes it by itself.
 
@@ -102,8 +101,8 @@ class ExportedPolicy:
         in_info = [member["id"] for member in self._members if member.get("mask_in_info")]
         if in_info and action_mask is None and not as_array:
             raise TeamEnvError(
-                f"in training the action mask of agent {in_info[0]!r} was in its info: give act() what masks the infos have as its "
-                "second argument, a dict by agent (of one agent alone, its mask)."
+                f"in training the action mask of agent {in_info[0]!r} was in its info: the second argument of act() is "
+                "a dict of the infos' masks by agent (of one agent alone, its mask)."
             )
         if as_array:
             obs, mask = self._from_arrays(observations, action_mask)
@@ -136,10 +135,10 @@ class ExportedPolicy:
         return chosen if self._many else chosen[0]
 
     def _teams(self, given: Any, what: str, accepted: str = "a dict by agent, or one array") -> list[Mapping[Any, Any]]:
-        """What is given of each team, by agent."""
+        """The observations or masks of each team, by agent."""
         teams = list(given) if self._many else [given]
         if len(teams) != len(self.hidden):
-            raise TeamEnvError(f"there are {what} of {len(teams)} teams, but reset() was told of {len(self.hidden)}.")
+            raise TeamEnvError(f"there are {what} of {len(teams)} teams, but reset() got num_teams={len(self.hidden)}.")
         if self._alone:
             return [{self.agents[0]: value} for value in teams]
         for team in teams:
@@ -147,7 +146,7 @@ class ExportedPolicy:
                 raise TeamEnvError(f"{what} are {accepted}; got {type(team).__name__}.")
             for agent in team:
                 if agent not in self.agents:
-                    raise TeamEnvError(f"{what} name {agent!r}, who is none of {', '.join(map(repr, self.agents))}.")
+                    raise TeamEnvError(f"{what} name {agent!r}, which is none of {', '.join(map(repr, self.agents))}.")
         return teams
 
     def _from_dicts(self, teams: list[Mapping], masks: list[Mapping]) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +158,7 @@ class ExportedPolicy:
             for i, member in enumerate(self._members):
                 agent, count = member["id"], member["num_actions"]
                 if agent not in team:
-                    mask[b, i, 0] = True  # has left: a row of zeros, and nothing to choose
+                    mask[b, i, 0] = True  # has left: a row of zeros, and one action
                     continue
                 value, available = _unwrapped(member["observation"], team[agent])
                 available = given.get(agent, available)
@@ -174,10 +173,10 @@ class ExportedPolicy:
         return obs, mask
 
     def _from_arrays(self, observations: np.ndarray, action_mask: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The same of arrays."""
+        """obs ``[B, n, O]`` and action mask ``[B, n, A]`` of arrays."""
         obs = self._array("obs", observations)
         counts = np.array([member["num_actions"] for member in self._members])
-        own = np.arange(self._size("action_mask")) < counts[:, None]  # [n, A]: the others are padding
+        own = np.arange(self._size("action_mask")) < counts[:, None]  # [n, A], without padding
         if action_mask is None:
             if any(member["has_action_mask"] or member.get("mask_in_info") for member in self._members):
                 raise TeamEnvError(
@@ -217,8 +216,8 @@ def flatten(layout: Mapping[str, Any], value: Any, what: str) -> np.ndarray:
     """Flattens a value of a space as in training: :func:`rllib_ddn.team.flatten`, for spaces that are described.
 
     Args:
-        layout: ``{"type", "spaces"}`` of a Dict or a Tuple; else ``{"type", "space", "shape", "dtype"}``, with ``counts`` and
-            ``start`` of a discrete space.
+        layout: ``{"type", "spaces"}`` of a Dict or a Tuple; else ``{"type", "space", "shape", "dtype"}``, with
+            ``counts`` and ``start`` of a discrete space.
         value: to be flattened.
         what: the value's name in errors.
 
@@ -245,7 +244,7 @@ def _unwrapped(layout: Mapping[str, Any], value: Any) -> tuple[Any, Any]:
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    """What ``policy.json`` says."""
+    """The contents of ``policy.json``."""
     path = folder / "policy.json"
     if not path.is_file():
         raise ValueError(
@@ -272,10 +271,10 @@ def _program(path: Path, names: Sequence[str], threads: int) -> Callable[[dict[s
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(f"{path.name} is played with onnxruntime: pip install onnxruntime ({error}).") from error
+        raise ImportError(f"{path.name} needs onnxruntime: pip install onnxruntime ({error}).") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # a warning tells of every input with a default, as "agent" is
+    options.log_severity_level = 3  # it warns of every input with a default, as "agent" is
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda inputs: session.run(["actions", "q_values", "new_hidden"], inputs)
 
@@ -287,7 +286,7 @@ def _torch_program(path: Path, names: Sequence[str]) -> Callable[[dict[str, np.n
         raise ImportError(
             f"{path.name} is a program of torch: pip install torch, or export to ONNX ({error})."
         ) from error
-    # What torch noted of the sizes that it traced would bar one agent alone; the program is right for any.
+    # torch's guards on the traced sizes would refuse one agent alone; the program is right for any number.
     module = torch.export.load(path).module(check_guards=False)
 
     def run(inputs: dict[str, np.ndarray]) -> Sequence[np.ndarray]:

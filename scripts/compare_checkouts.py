@@ -5,8 +5,8 @@ python scripts/compare_checkouts.py REVISION
 Trains each of the cases below for three iterations on a small seeded Predator-Prey, with the code of REVISION
 and with that of this checkout, on one core and on two, and compares a checksum of all weights (by value:
 their names may differ), the evaluations and the learner statistics. Averaged weights are switched off, and with
---averaged on, where evaluations are not compared: training does not read the averages. Sums depend on the machine, so that both
-sides are computed here. Exit code 1 if anything differs.
+--averaged on, where evaluations are not compared: training does not read the averages. Sums depend on the machine, so
+that both sides are computed here. Exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RENAMED = {"grad_norm_leader": "grad_norm_agent"}
 
 
 def train(algorithm: str, options: dict[str, Any], cores: int, averaged: bool) -> dict[str, Any]:
-    """Three iterations; what they gave, as JSON can hold it."""
+    """The results of three iterations, as JSON can hold them."""
     import rllib_ddn
 
     config = (
@@ -81,21 +81,21 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if not math.isnan(float(value))}
 
 
-def train_all(averaged: bool) -> dict[str, Any]:
+def train_all(names: list[str], averaged: bool) -> dict[str, Any]:
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    return {
-        f"{name}, {cores} core(s)": train(*case, cores, averaged) for name, case in CASES.items() for cores in (1, 2)
-    }
+    return {f"{name}, {cores} core(s)": train(*CASES[name], cores, averaged) for name in names for cores in (1, 2)}
 
 
-def results_of(checkout: Path, averaged: bool = False) -> dict[str, Any]:
-    """What a checkout gives, from a process of its own."""
+def results_of(checkout: Path, names: list[str], averaged: bool = False) -> dict[str, Any]:
+    """The results of a checkout, from a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results.json"
         environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(Path(__file__).resolve()), "--train", str(out), *["--averaged"] * averaged]
+        for name in names:
+            command += ["--case", name]
         subprocess.run(command, check=True, cwd=checkout, env=environment, stdout=subprocess.DEVNULL)
         return json.loads(out.read_text())
 
@@ -118,10 +118,14 @@ def main() -> int:
         "revision", nargs="?", default="HEAD", help="the version to compare with; default: the last commit"
     )
     parser.add_argument("--averaged", action="store_true", help="average this checkout's weights")
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="one of the cases; repeat it for several; default: all"
+    )
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    names = options.case or list(CASES)
     if options.train:
-        options.train.write_text(json.dumps(train_all(options.averaged)))
+        options.train.write_text(json.dumps(train_all(names, options.averaged)))
         return 0
     here = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory() as folder:
@@ -130,16 +134,15 @@ def main() -> int:
             ["git", "-C", str(here), "worktree", "add", "--detach", "-q", str(there), options.revision], check=True
         )
         try:
-            old = results_of(there)
+            old = results_of(there, names)
         finally:
             subprocess.run(["git", "-C", str(here), "worktree", "remove", "--force", str(there)], check=True)
-    new, same = results_of(here, options.averaged), True
+    new, same = results_of(here, names, options.averaged), True
     for name, expected in old.items():
         found = differences(expected, new[name], options.averaged)
         same &= not found
-        print(
-            f"{'differs' if found else 'the same'}: {name} ({expected['updates']} updates, weights {expected['weights'][:12]})"
-        )
+        updates, weights = expected["updates"], expected["weights"][:12]
+        print(f"{'differs' if found else 'the same'}: {name} ({updates} updates, weights {weights})")
         for line in found:
             print(f"    {line}")
     return not same

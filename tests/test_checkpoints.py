@@ -16,7 +16,7 @@ from ray.rllib.algorithms import algorithm as algorithm_module
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.util.debug import reset_log_once
 
-from rllib_ddn import DDN, DDNConfig, QMIXConfig
+from rllib_ddn import DDN, DDNConfig
 from rllib_ddn.cli.resume import check_checkpoint
 from support.configs import SMALL_GAME, learner_stats, small_config
 from support.programs import run_program
@@ -188,7 +188,10 @@ def test_the_best_state_and_its_score_are_replaced_together(build, tmp_path, mon
 
     monkeypatch.setattr(Path, "replace", killed)
     for iteration in (1, 2):
-        algo._best, algo.score.best["training_iteration"] = algo._packed(iteration), iteration
+        algo._best_state, algo.score.best["training_iteration"] = (
+            pickle.dumps(algo._state_to_evaluate(iteration)),
+            iteration,
+        )
         left = moved if iteration == 2 else 99
         with pytest.raises(KeyboardInterrupt) if iteration == 2 else nullcontext():
             algo.save_checkpoint(str(tmp_path))
@@ -197,7 +200,7 @@ def test_the_best_state_and_its_score_are_replaced_together(build, tmp_path, mon
         figures = json.loads((best / "score.json").read_text())
         state = pickle.loads((best / "algorithm_state.pkl").read_bytes())
         assert figures["training_iteration"] == state["training_iteration"] == 1 + (moved > 1)
-    algo._best, left = b"", 99
+    algo._best_state, left = b"", 99
     algo.save_checkpoint(str(tmp_path))
     assert not best.exists()
 
@@ -227,23 +230,3 @@ def test_a_checkpoint_of_another_mixer(build, tmp_path):
         build(mixer="vdn").restore(path)
     with pytest.raises(ValueError, match=r"the weights hold 'intrinsic\S+', which this model does not have"):
         build(intrinsic_reward=False).restore(path)
-
-
-@pytest.mark.parametrize("config", [DDNConfig, QMIXConfig])
-def test_weights_of_version_0_1_are_refused(build, config):
-    policy = build(small_config(config)).get_policy()
-    renamed = {
-        "host.agent.": "leader.",
-        "host.target_agent.": "target_leader.",
-        "distillation.": "",
-        "intrinsic.": "idm.",
-    }
-    old = {}
-    for name, value in policy.get_weights().items():
-        for new_part, old_part in renamed.items():
-            if name.startswith(new_part):
-                name = old_part + name.removeprefix(new_part)
-        old[name.removeprefix("host.")] = value
-    with pytest.raises(ValueError, match=r"They are of version 0\.1, whose weights had other names") as error:
-        policy.set_weights(old)
-    one_line(error)

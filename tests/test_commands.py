@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 import rllib_ddn
 from rllib_ddn.cli import app, checking, examples, main, training
 from rllib_ddn.cli.examples import FOLDER
-from rllib_ddn.rllib.evaluation import _write_mp4
-from rllib_ddn.rllib.progress import first_iteration, forget_progress, tell_progress
+from rllib_ddn.rllib.progress import clear_progress, first_iteration, report_progress
+from rllib_ddn.rllib.rendering import write_mp4
 from support.configs import SMALL_GAME, plain_config
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -223,7 +223,7 @@ def test_a_game_without_an_end_is_told(monkeypatch):
 
 def test_a_film_has_all_frames(tmp_path):
     frames = [np.full((33, 40, 3), shade, np.uint8) for shade in (0, 120, 240)]
-    _write_mp4(tmp_path / "a" / "film.mp4", frames)
+    write_mp4(tmp_path / "a" / "film.mp4", frames)
     with av.open(str(tmp_path / "a" / "film.mp4")) as file:
         seen = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
     assert [frame.shape for frame in seen] == [(32, 40, 3)] * 3
@@ -232,24 +232,24 @@ def test_a_film_has_all_frames(tmp_path):
 
 def trial(iteration=0, **counters):
     config = SimpleNamespace(train_batch_size=32, min_sample_timesteps_per_iteration=10_000)
-    return SimpleNamespace(iteration=iteration, logdir="/anywhere/a_trial", _counters=counters, config=config)
+    return SimpleNamespace(iteration=iteration, logdir="/anywhere/a_trial", counters=counters, config=config)
 
 
 def told(**arguments):
-    tell_progress(trial(**arguments))
+    report_progress(trial(**arguments))
     return first_iteration("a_trial")
 
 
 def test_what_is_played_before_the_first_result():
     assert first_iteration("unknown") == "in its first iteration"
     counted = told(num_episodes_sampled=24, num_env_steps_sampled=4_800)
-    assert counted == "24 episodes played of the 32 that a batch needs; then it learns"
+    assert counted == "24 episodes sampled of the 32 of a batch; then it learns"
     counted = told(num_episodes_sampled=40, num_env_steps_sampled=8_000)
-    assert counted == "learning in its first iteration: 8,000 of 10,000 env steps played"
+    assert counted == "learning in its first iteration: 8,000 of 10,000 env steps sampled"
     assert (
         told(iteration=1, num_episodes_sampled=99, num_env_steps_sampled=9) == counted
     )  # has a result to show by then
-    forget_progress(trial(iteration=0))
+    clear_progress(trial(iteration=0))
     assert first_iteration("a_trial") == "in its first iteration"
 
 
@@ -259,6 +259,6 @@ def test_a_trial_tells_the_command_what_it_plays(tmp_path):
 
     config = plain_config(train_batch_size=9, callbacks_on_evaluate_end=ask)
     analysis = tune.run("DDN", config=config, stop={"training_iteration": 1}, storage_path=str(tmp_path), verbose=0)
-    assert (tmp_path / "told").read_text() == "2 episodes played of the 9 that a batch needs; then it learns"
+    assert (tmp_path / "told").read_text() == "2 episodes sampled of the 9 of a batch; then it learns"
     (trial,) = analysis.trials
     assert first_iteration(Path(trial.path).name) == "in its first iteration"  # nothing is left of it

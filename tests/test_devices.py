@@ -39,7 +39,9 @@ def learn(build, case, devices, lengths):
         gradients = [
             p.grad.flatten() for parameters in policy.model.trained().values() for p in parameters if p.grad is not None
         ]
-        found.append((torch.cat(gradients).clone(), {name: float(value) for name, value in stats.items()}))
+        stats.pop("allreduce_latency", None)
+        figures = {name: float(value) for name, value in {**stats, **policy.gradient_norms}.items()}
+        found.append((torch.cat(gradients).clone(), figures))
     return found
 
 

@@ -466,7 +466,7 @@ def test_observations_by_agent_that_training_refuses(exported, policy):
         policy.act(good, mask)
     assert set(policy.act(good)) == set(policy.agents)
     policy.reset(2)
-    with pytest.raises(TeamEnvError, match=r"there are observations of 1 teams, but reset\(\) was told of 2"):
+    with pytest.raises(TeamEnvError, match=r"there are observations of 1 teams, but reset\(\) got num_teams=2"):
         policy.act([good])
 
 

@@ -189,7 +189,7 @@ def test_a_failed_sub_environment_is_made_anew_and_the_others_play_on(build, tmp
 
     (tmp_path / "raise always").touch()
     with pytest.raises(
-        EnvRunnersError, match=r"have failed 3 times without an episode in between.*: all games have failed"
+        EnvRunnersError, match=r"have failed 3 times without an episode in between.*: all episodes have failed"
     ) as error:
         algo.train()
     refused(error)
@@ -211,7 +211,7 @@ def test_each_played_episode_is_among_the_metrics_once(build, tmp_path, monkeypa
         counted += result["env_runners"]["num_episodes"]
         assert counted == result["counters"]["num_episodes_sampled"]
     assert asked == [[]] * 4
-    assert algo.runners.asked == 2
+    assert algo.runners.pending == 2
 
 
 @ray.remote(max_restarts=-1)
@@ -224,38 +224,38 @@ def test_one_that_died_and_is_back_before_it_is_waited_for_did_not_hang():
     group = SimpleNamespace(_worker_manager=manager)
     runners = Runners(group, small_config())
     (runner,) = manager.actors()
-    runners.ask(lambda runner: "episodes")
-    assert runners.answers(60.0) == (["episodes"], [])
-    runners.ask(lambda runner: time.sleep(600))
+    runners.submit(lambda runner: "episodes")
+    assert runners.gather(60.0) == (["episodes"], [])
+    runners.submit(lambda runner: time.sleep(600))
     ray.kill(manager.actors()[runner], no_restart=False)
     manager.set_actor_state(runner, healthy=False)  # another call found it dead
-    assert runners.bring_back(wait=True)
-    results, failures = runners.answers(60.0)
+    assert runners.restore_unhealthy(wait=True, state=lambda: {"policy_states": {}})
+    results, failures = runners.gather(60.0)
     assert results == []
     assert [failure.why[:8] for failure in failures] == ["has died"]
     assert (runners.hung, runners.failures_in_a_row, runners.healthy()) == (0, 1, [runner])
     assert manager.total_num_restarts() == 1
-    runners.ask(lambda runner: 1 / 0)
-    ray.wait(list(runners._asked.values()))
+    runners.submit(lambda runner: 1 / 0)
+    ray.wait(list(runners._pending.values()))
     under_way = manager.actors()[runner].apply.remote(lambda runner: time.sleep(600))
     ray.kill(manager.actors()[runner], no_restart=False)  # after it has answered
     with pytest.raises(RayActorError):
         ray.get(under_way)  # until it is dead
     manager.set_actor_state(runner, healthy=False)
-    assert runners.bring_back(wait=True)
-    results, failures = runners.answers(60.0)
+    assert runners.restore_unhealthy(wait=True, state=lambda: {"policy_states": {}})
+    results, failures = runners.gather(60.0)
     assert [failure.why[:24] for failure in failures] == ["raised ZeroDivisionError"]
     assert runners.healthy() == [runner]  # it is another one that raised
-    runners.ask(lambda runner: "episodes")
-    assert runners.answers(60.0) == (["episodes"], [])
+    runners.submit(lambda runner: "episodes")
+    assert runners.gather(60.0) == (["episodes"], [])
 
 
 def test_where_sigterm_is_blocked_it_is_passed_over_and_ends_what_is_started():
     program = """if True:
         import os, signal, subprocess
-        from rllib_ddn.rllib.faults import outlive_sigterm
+        from rllib_ddn.rllib.process import ignore_sigterm
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        outlive_sigterm()
+        ignore_sigterm()
         os.kill(os.getpid(), signal.SIGTERM)
         game = subprocess.Popen(["sleep", "60"])
         game.terminate()

@@ -12,7 +12,8 @@ from support.episodes import as_tensors, random_episodes
 
 
 def learn(policy, seed=0):
-    return policy.learn_on_batch(SampleBatch(random_episodes(policy.spec, seed), _zero_padded=True))["learner_stats"]
+    fetches = policy.learn_on_batch(SampleBatch(random_episodes(policy.spec, seed), _zero_padded=True))
+    return {**fetches["learner_stats"], **policy.gradient_norms}
 
 
 def part(name):

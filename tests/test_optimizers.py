@@ -61,7 +61,7 @@ def test_a_restored_run_takes_its_learning_rate_from_its_own_config(build, tmp_p
     assert (group["lr"], group["alpha"]) == (5e-5, 0.5)
     state = [
         optimizer.state_dict()["state"]
-        for optimizer in (algo.get_policy()._optimizers[1], other.get_policy()._optimizers[1])
+        for optimizer in (algo.get_policy().optimizers["follower"], other.get_policy().optimizers["follower"])
     ]
     assert state[0][0]["step"] == state[1][0]["step"] > 0  # the rest of its state is the checkpoint's
     assert other.train()["info"]["cur_lr"] == 5e-5

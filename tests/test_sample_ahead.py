@@ -30,7 +30,7 @@ def test_each_round_begins_with_the_steps_sampled_before_it(ahead):
         assert noted["steps_min"] == noted["steps_max"] == steps
         assert noted["epsilon_mean"] == pytest.approx(epsilon)
         steps, epsilon = result["num_env_steps_sampled_lifetime"], result["info"]["cur_epsilon"]
-    assert ahead.runners.asked == 2
+    assert ahead.runners.pending == 2
     assert epsilon < 0.5
 
 
@@ -41,7 +41,7 @@ def test_a_restored_run_does_not_learn_from_the_round_under_way(ahead, tmp_path)
     for _ in range(2):
         ahead.train()
     ahead.restore(path)
-    assert ahead.runners.asked == 0
+    assert ahead.runners.pending == 0
     for _ in range(3):
         ahead.train()
     replay = ahead.local_replay_buffer

@@ -159,7 +159,7 @@ def test_broken_episodes_count_nowhere_but_in_their_counter(build, stand_in):
     algo.train()  # a round of nothing, and a whole one
     assert algo._counters["num_episodes_broken"] == 3
     assert len(algo.local_replay_buffer) == 3
-    pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.games._games]
+    pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.vector_env._games]
     algo.stop()
     assert all(gone(pid) for pid in pids)
 

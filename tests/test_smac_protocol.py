@@ -152,7 +152,7 @@ def test_ddn_trains_on_it(build):
     result = algo.train()
     assert np.isfinite(learner_stats(result)["loss_global"])
     assert 0 <= result["evaluation"]["follower"]["win_rate"] <= 1
-    pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.games._games]
+    pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.vector_env._games]
     algo.stop()
     assert all(gone(pid) for pid in pids)
     assert os.path.isdir(os.environ["SC2PATH"])

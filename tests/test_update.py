@@ -50,8 +50,8 @@ def test_losses_and_gradients_equal_the_naive_computation(build, options):
 @pytest.mark.parametrize("config", [VDNConfig, QMIXConfig])
 def test_a_hosts_loss_and_gradients_equal_the_naive_computation(build, config):
     policy = build(small_config(config, td_lambda=0.0)).get_policy()
-    assert not hasattr(policy.model, "distillation")
-    assert not hasattr(policy.model, "intrinsic")
+    assert policy.model.distillation is None
+    assert policy.model.intrinsic is None
     compare_with_naive(policy)
 
 

@@ -14,10 +14,10 @@ from ray.rllib.env.env_context import EnvContext
 
 from rllib_ddn.cli.experiments import check_env_name
 from rllib_ddn.envs.grouping import TeamGames, as_team_env
-from rllib_ddn.envs.named import creator_of
 from rllib_ddn.envs.smac import PAPER_MAPS
 from rllib_ddn.envs.vector import SingleTeamEnv, VectorTeamEnv
 from rllib_ddn.rllib.config import ValueDecompositionConfig
+from rllib_ddn.rllib.env_creator import creator_of
 from rllib_ddn.team import TeamEnvError, check_values
 
 MOST_STEPS, MOST_SECONDS = 10_000, 120.0  # of an episode, unless the env itself has a higher limit

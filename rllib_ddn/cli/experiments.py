@@ -19,15 +19,16 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.train.constants import DEFAULT_STORAGE_PATH
 from ray.tune.experiment import Experiment
-from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, _global_registry, get_trainable_cls
+from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, get_trainable_cls
 from ray.tune.search.variant_generator import generate_variants
 
 import rllib_ddn
 from rllib_ddn.cli.interruption import DiskWatch
 from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
-from rllib_ddn.envs.named import is_own
 from rllib_ddn.names import did_you_mean, imported, is_custom, nearest
 from rllib_ddn.rllib.accepts import same
+from rllib_ddn.rllib.env_creator import is_custom_env
+from rllib_ddn.rllib.ray_internals import is_registered
 from rllib_ddn.rllib.score import add_score
 from rllib_ddn.team import TeamSpec
 
@@ -240,7 +241,7 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
     """
     if not isinstance(spec.get("run"), str):
         raise ValueError(f"the experiment {name!r} names no algorithm: add `run: DDN`.")
-    if spec["run"] not in ALGORITHMS and not _global_registry.contains(TRAINABLE_CLASS, spec["run"]):
+    if spec["run"] not in ALGORITHMS and not is_registered(TRAINABLE_CLASS, spec["run"]):
         hint = did_you_mean(spec["run"], [*OURS, *ALGORITHMS], OURS, count=3)
         raise ValueError(f"there is no algorithm {spec['run']!r}; {hint}")
     for limit in spec.get("stop") or ():
@@ -296,9 +297,9 @@ def check_env_name(env: Any) -> None:
     Raises:
         ValueError: it is none of them.
     """
-    if not isinstance(env, str) or _global_registry.contains(ENV_CREATOR, env) or env.startswith("ale_py:ALE/"):
+    if not isinstance(env, str) or is_registered(ENV_CREATOR, env) or env.startswith("ale_py:ALE/"):
         return
-    if is_own(env):
+    if is_custom_env(env):
         try:
             imported(env)
         except ImportError as error:

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.policy import Policy
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.checkpoints import get_checkpoint_info
@@ -15,6 +14,7 @@ from ray.rllib.utils.checkpoints import get_checkpoint_info
 from rllib_ddn.cli.checkpoints import find
 from rllib_ddn.cli.experiments import is_ours
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
+from rllib_ddn.rllib.ray_internals import state_of_checkpoint
 from rllib_ddn.rllib.score import BEST
 
 
@@ -31,7 +31,7 @@ def export(folder: Path, which: str | None, out: Path, network: str | None, file
     info = get_checkpoint_info(str(checkpoint))
     if float(str(info["checkpoint_version"])) >= 2.0:  # RLlib's new API stack
         raise ValueError(f"{checkpoint} is not of an algorithm of this package, which are what `rllib export` exports.")
-    state = Algorithm._checkpoint_info_to_algorithm_state(info)
+    state = state_of_checkpoint(info)
     algo_class = state["algorithm_class"]
     if not is_ours(algo_class):
         raise ValueError(

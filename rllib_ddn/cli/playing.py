@@ -16,6 +16,7 @@ from rllib_ddn.cli.checkpoints import find
 from rllib_ddn.cli.experiments import check_env_name, is_ours
 from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.evaluation import evaluate_checkpoint
+from rllib_ddn.rllib.ray_internals import state_of_checkpoint
 
 SEEDS_SHOWN = 8
 
@@ -52,7 +53,7 @@ def play(
             algo_class, config = type(algo), algo.config.copy(copy_frozen=False)
             algo.stop()
         else:
-            state = Algorithm._checkpoint_info_to_algorithm_state(info)
+            state = state_of_checkpoint(info)
             algo_class = state["algorithm_class"]
             config = algo_class.get_default_config().update_from_dict(dict(state["config"]))
         if algo_name and algo_name != algo_class.__name__:

@@ -29,8 +29,8 @@ from tensorboardX.proto.event_pb2 import Event
 from rllib_ddn.cli.options import fail
 from rllib_ddn.names import OWN_FILES
 from rllib_ddn.rllib.accepts import same
+from rllib_ddn.rllib.checkpoint import UNFINISHED
 from rllib_ddn.rllib.score import add_score
-from rllib_ddn.rllib.value_decomposition import UNFINISHED
 
 FROM_A_CHECKPOINT = "An earlier checkpoint is continued by --restore, under another name (-n)."
 

@@ -112,7 +112,7 @@ def _run(
                 typer.echo(f"  tensorboard --logdir {spec['storage_path']}/{name}")
         if all(is_ours(get_trainable_cls(spec["run"])) for spec in experiments.values()):
             # Ray's processes inherit this: a SIGTERM that goes to the whole group, as systemd and timeout send it, leaves them
-            # alive until the trials are saved. Ours let their games end by it (outlive_sigterm), others' would not.
+            # alive until the trials are saved. Ours let their games end by it (ignore_sigterm), others' would not.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             _start_ray(options, address, stop_ray)

@@ -19,18 +19,18 @@ from ray.rllib.utils.from_config import NotProvided
 
 from rllib_ddn.envs import ENVS
 from rllib_ddn.envs.grouping import as_team_env, team_of
-from rllib_ddn.envs.named import creator_of
 from rllib_ddn.learning import AGENT
 from rllib_ddn.learning.targets import Targets
 from rllib_ddn.names import imported
 from rllib_ddn.networks import MIXERS, Mixer, TeamSizes
 from rllib_ddn.rllib.accepts import nearest_hint, shown
 from rllib_ddn.rllib.components import check_component, check_options, class_of
+from rllib_ddn.rllib.env_creator import creator_of
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.faults import Failure
 from rllib_ddn.rllib.from_pymarl import HINTS
 from rllib_ddn.rllib.ranges import CUSTOM_MODEL, RANGES, check_keys, check_supported, not_supported
-from rllib_ddn.rllib.videos import RENDERED, check_rendering, random_state_kept
+from rllib_ddn.rllib.rendering import RENDERED, check_rendering, random_state_kept
 from rllib_ddn.team import TeamEnvError, TeamSpec
 
 LearningRate = float | Sequence[Sequence[float]]  # a schedule is [[env steps, rate], ...]

@@ -1,4 +1,4 @@
-"""DDN's policy: who acts, who learns, and the intrinsic reward on the env runner."""
+"""DDN's policy: which network acts, the active learners, and the intrinsic reward on the env runner."""
 
 from __future__ import annotations
 
@@ -14,44 +14,43 @@ from ray.rllib.utils.annotations import override
 from rllib_ddn.learning import FOLLOWER, HOST, INTRINSIC, LEADER, LEARNERS
 from rllib_ddn.learning.batch import TrainBatch, make_batch
 from rllib_ddn.learning.executor import Executor, concurrent, sequential
-from rllib_ddn.learning.update import Update, compute_update
 from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.model import MIXTURE, DDNTorchModel
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 
 
 class DDNTorchPolicy(ValueDecompositionPolicy):
-    """DDN's policy. Leader and follower can act: the one that ``behaviour_network`` names acts in training,
-    the follower in ``compute_single_action``; evaluation plays both.
+    """DDN's policy. ``behaviour_network`` names the network that acts in training; the follower acts in
+    ``compute_single_action()``, and evaluation plays both.
+
+    Attributes:
+        executor: how leader and follower share the learner's cores (see :mod:`rllib_ddn.learning.executor`).
     """
 
     MODEL = "ddn"
-
-    model: DDNTorchModel
-
-    def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
-        super().__init__(observation_space, action_space, config)
-        together = config["leader_timesteps"] is None and bool(
-            self.model.distillation.terms
-        )  # whether both learn in an update
-        overlaps = together and config["num_cpus_for_main_process"] > 1 and self.device.type == "cpu"
-        normalizes = self.model.intrinsic is not None and self.model.intrinsic.normalize
-        self._observes_whole_batches = len(self.devices) > 1 and normalizes
-        self.executor: Executor = concurrent if overlaps else sequential
-
     OPTIMIZER_KEYS = {
         HOST: ("optimizer", "lr"),
         FOLLOWER: ("follower_optimizer", "follower_lr"),
         INTRINSIC: ("intrinsic_optimizer", "intrinsic_lr"),
     }
 
+    model: DDNTorchModel
+
+    def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
+        super().__init__(observation_space, action_space, config)
+        both_learn = config["leader_timesteps"] is None and bool(self.model.distillation.terms)  # in one update
+        overlap = both_learn and config["num_cpus_for_main_process"] > 1 and self.device.type == "cpu"
+        normalizes = self.model.intrinsic is not None and self.model.intrinsic.normalize
+        self._observes_whole_batches = len(self.devices) > 1 and normalizes
+        self.executor: Executor = concurrent if overlap else sequential
+
     @override(ValueDecompositionPolicy)
     def network_of_round(self, seed: np.random.SeedSequence) -> str:
-        """The ``behaviour_network``; of a "mixture" the leader, with a probability that falls from 1 to 0."""
+        """The ``behaviour_network``; of a "mixture" the leader with a probability that falls from 1 to 0."""
         if self.config["behaviour_network"] != MIXTURE:
             return self.config["behaviour_network"]
-        share = 1.0 - self.global_timestep / self.config["mixture_timesteps"]
-        return LEADER if np.random.default_rng(seed).random() < share else FOLLOWER
+        probability = 1.0 - self.global_timestep / self.config["mixture_timesteps"]
+        return LEADER if np.random.default_rng(seed).random() < probability else FOLLOWER
 
     @property
     def learner_threads(self) -> int:
@@ -60,27 +59,22 @@ class DDNTorchPolicy(ValueDecompositionPolicy):
         return cores if self.executor is sequential else cores // 2
 
     @override(ValueDecompositionPolicy)
-    def learners(self) -> Collection[str]:
-        """Who learns now: all, the follower in every ``follower_update_interval``-th update; or with ``leader_timesteps``
-        the leader first, and then the follower."""
+    def active_learners(self) -> Collection[str]:
+        """All, the follower in every ``follower_update_interval``-th update; or with ``leader_timesteps`` the leader
+        first and then the follower, and the intrinsic reward in both stages."""
         first_stage = self.config["leader_timesteps"]
         if first_stage is None:
-            waits = self.num_grad_updates % self.config.get("follower_update_interval", 1)
+            waits = self.num_grad_updates % self.config["follower_update_interval"]
             return (HOST, INTRINSIC) if waits else LEARNERS
         return (HOST if self.global_timestep <= first_stage else FOLLOWER, INTRINSIC)
 
-    @override(ValueDecompositionPolicy)
-    def compute_update(self, model: DDNTorchModel, batch: TrainBatch, learners: Collection[str] = LEARNERS) -> Update:
-        return compute_update(
-            model.host,
-            batch,
-            model.distillation,
-            model.intrinsic,
-            learners=learners,
-            add_intrinsic_reward=self.config["intrinsic_reward_stage"] == "replay",
-            observe=not self._observes_whole_batches,
-            executor=self.executor,
-        )
+    @property
+    def update_options(self) -> dict[str, Any]:
+        return {
+            "add_intrinsic_reward": self.config["intrinsic_reward_stage"] == "replay",
+            "observe": not self._observes_whole_batches,
+            "executor": self.executor,
+        }
 
     @override(ValueDecompositionPolicy)
     def load_batch_into_buffer(self, batch: SampleBatch, buffer_index: int = 0) -> int:

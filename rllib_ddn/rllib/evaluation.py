@@ -1,4 +1,4 @@
-"""Evaluation: all networks, as leader and follower, play the same greedy episodes (paper, Table 2)."""
+"""Evaluation: each network, as leader and follower, plays the same greedy episodes (paper, Table 2)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from rllib_ddn.learning import FOLLOWER, LEADER
 from rllib_ddn.random_streams import episode_stream, seed_sequence
 from rllib_ddn.rllib.env_runner import WON
 from rllib_ddn.rllib.faults import Runners
-from rllib_ddn.rllib.videos import write_gif
-from rllib_ddn.team import TeamEnvError
+from rllib_ddn.rllib.rendering import play_rendered
 
 
 def evaluate_network(
@@ -30,12 +29,12 @@ def evaluate_network(
     Args:
         runners: env runners; the remote ones play if there are any, else the local one.
         network: one of the config's ``networks``.
-        seeds: of E episodes.
+        seeds: of the episodes.
         explore: whether to act epsilon-greedily.
 
     Returns:
-        RLlib's metrics of the episodes. Episodes of a runner that fails, or that takes longer than
-        ``evaluation_sample_timeout_s`` for each of the episodes that it plays one after the other, are missing.
+        RLlib's metrics of the episodes, without those of an env runner that fails, or that takes longer than
+        ``evaluation_sample_timeout_s`` for each of the episodes that it plays one after the other.
 
     Raises:
         TeamEnvError: an env gave NaN or an empty action mask.
@@ -52,22 +51,17 @@ def evaluate_network(
 
     if not remote:
         return runners.call_local(partial(play, share=shares[0]))
-    runners.ask([partial(play, share=share) for share in shares])
+    runners.submit([partial(play, share=share) for share in shares])
     timeout = runners.config.evaluation_sample_timeout_s
-    results, _ = runners.answers(timeout and timeout * math.ceil(len(shares[0]) / size))
-    for result in results:
-        if isinstance(result, TeamEnvError):
-            raise result
+    results, _ = runners.gather(timeout and timeout * math.ceil(len(shares[0]) / size))
     if results:
         runners.failures_in_a_row = 0
     return [metric for result in results for metric in result]
 
 
 def summarize(episodes: list[RolloutMetrics] | None) -> dict[str, float]:
-    """``episode_return_mean/min/max``, ``episode_len_mean``, and ``win_rate`` where the env knows it.
-
-    Without episodes all are NaN, which loggers leave out.
-    """
+    """``episode_return_mean/min/max``, ``episode_len_mean``, and ``win_rate`` where the env reports it. Without
+    episodes all are NaN, which loggers leave out."""
     if not episodes:
         names = ("episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean", "win_rate")
         return dict.fromkeys(names, float("nan"))
@@ -85,33 +79,35 @@ def summarize(episodes: list[RolloutMetrics] | None) -> dict[str, float]:
 
 
 def describe(played: Mapping[str, list[RolloutMetrics]]) -> dict[str, Any]:
-    """:func:`compare`, and of each network the number of ``episodes``, the standard deviation ``episode_return_std``, and
-    95% intervals: ``episode_return_ci95`` of the mean return (Student's t), ``win_rate_ci95`` (Wilson 1927).
+    """:func:`compare`, and of each network the number of ``episodes``, the standard deviation ``episode_return_std``,
+    and 95% intervals: ``episode_return_ci95`` of the mean return (Student's t), ``win_rate_ci95`` (Wilson 1927).
 
-    What is not known, as the deviation of a single episode, is None; ``knowledge_transfer_reason`` says why there is no
-    knowledge transfer.
+    Unknown figures, as the deviation of a single episode, are None; ``knowledge_transfer_reason`` is the reason of an
+    unknown knowledge transfer.
     """
     results = compare(played)
     for name, episodes in played.items():
         returns = np.array([episode.episode_reward for episode in episodes])
-        count, about = len(returns), results[name]
+        count, summary = len(returns), results[name]
         deviation = float(np.std(returns, ddof=1)) if count > 1 else math.nan
         half = float(stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count) if count > 1 else math.nan
-        mean = about["episode_return_mean"]
-        about |= {"episodes": count, "episode_return_std": deviation, "episode_return_ci95": [mean - half, mean + half]}
-        if count and "win_rate" in about:
-            about["win_rate_ci95"] = list(wilson(about["win_rate"], count))
+        mean = summary["episode_return_mean"]
+        interval = [mean - half, mean + half]
+        summary |= {"episodes": count, "episode_return_std": deviation, "episode_return_ci95": interval}
+        if count and "win_rate" in summary:
+            summary["win_rate_ci95"] = list(wilson(summary["win_rate"], count))
     if math.isnan(results.get("knowledge_transfer", 0.0)):
-        metric = "win_rate" if "win_rate" in results[LEADER] else "episode_return_mean"
-        figure = (
-            f"the leader's {'win rate' if metric == 'win_rate' else 'mean return'} is {results[LEADER][metric]:.4g}"
+        leader = results[LEADER]
+        name, figure = (
+            ("win rate", leader["win_rate"]) if "win_rate" in leader else ("mean return", leader["episode_return_mean"])
         )
-        results["knowledge_transfer_reason"] = f"{figure}: follower / leader is defined above 0 only"
+        reason = f"the leader's {name} is {figure:.4g}: follower / leader is defined above 0 only"
+        results["knowledge_transfer_reason"] = reason
     return _without_nan(results)
 
 
 def wilson(rate: float, count: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a rate that was seen in so many trials."""
+    """Wilson's 95% interval of a rate that was observed in ``count`` trials."""
     z = float(stats.norm.ppf(0.975))
     center = (rate + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
@@ -127,14 +123,14 @@ def _without_nan(value: Any) -> Any:
 
 
 def compare(played: Mapping[str, list[RolloutMetrics] | None]) -> dict[str, Any]:
-    """All networks' summaries, and of leader and follower ``knowledge_transfer``.
+    """The summaries of all networks, and of leader and follower ``knowledge_transfer``.
 
     Args:
-        played: the episodes of each network; None, of which all figures are NaN, for one that did not play.
+        played: the episodes of each network; None, for which all figures are NaN, where it was not evaluated.
 
     Returns:
         ``{"leader": {...}, "follower": {...}, "knowledge_transfer": follower / leader}``, the ratio
-        of win rates where the env knows them, else of mean returns (section 5.1). It is NaN unless
+        of win rates where the env reports them, else of mean returns (section 5.1). It is NaN unless
         the leader's figure is above 0.
     """
     results: dict[str, Any] = {network: summarize(episodes) for network, episodes in played.items()}
@@ -154,32 +150,32 @@ def evaluate_checkpoint(
     save_gif: Path | None = None,
     save_mp4: Path | None = None,
 ) -> dict[str, Any]:
-    """Plays greedy episodes from a checkpoint, and draws them if asked to.
+    """Plays greedy episodes from a checkpoint, rendered if asked for.
 
     Args:
-        config: the config to build with.
+        config: the config to build with, which is changed.
         checkpoint: directory of the checkpoint.
-        networks: who plays, of the config's ``networks``.
+        networks: the networks that play, of the config's ``networks``.
         episodes: number of episodes of each network.
         render: show them in a window (the env's render_mode "human").
-        save_gif, save_mp4: folders for an animation or a film of each episode (render_mode "rgb_array").
+        save_gif, save_mp4: folders for a GIF or an MP4 video of each episode (render_mode "rgb_array").
 
     Returns:
-        See :func:`describe`; and the ``seeds`` that the env got, the same for each network, of a stream that no training
-        uses; and the ``files`` that were written.
+        See :func:`describe`; and the ``seeds`` that the env got, the same for each network, of a stream that no
+        training uses; and the ``files`` that were written.
 
     Raises:
-        ValueError: the checkpoint does not fit the config, or the env cannot be drawn.
+        ValueError: the checkpoint does not fit the config, or the env cannot be rendered.
     """
     if render and (save_gif or save_mp4):
         raise ValueError("choose one of --render and --save-gif or --save-mp4.")
-    drawn = render or save_gif is not None or save_mp4 is not None
-    if drawn:
+    rendered = render or save_gif is not None or save_mp4 is not None
+    if rendered:
         config.environment(env_config={**config.env_config, "render_mode": "human" if render else "rgb_array"})
     config.training(store_buffer_in_checkpoints=False)
-    games = (config.evaluation_config or {}).get("num_envs_per_env_runner", config.num_envs_per_env_runner)
+    envs = (config.evaluation_config or {}).get("num_envs_per_env_runner", config.num_envs_per_env_runner)
     config.evaluation(
-        evaluation_config={"explore": False, "num_envs_per_env_runner": 1 if drawn else min(episodes, games)}
+        evaluation_config={"explore": False, "num_envs_per_env_runner": 1 if rendered else min(episodes, envs)}
     )
     algo = config.build_algo()
     try:
@@ -189,52 +185,14 @@ def evaluate_checkpoint(
         files: list[Path] = []
         played: dict[str, list[RolloutMetrics]] = {}
         for name in networks:
-            if not drawn:
+            if rendered:
+                played[name], written = play_rendered(algo.eval_env_runner, name, seeds, save_gif, save_mp4)
+                files += written
+            else:
                 played[name] = evaluate_network(algo.eval_runners, name, seeds)
-                continue
-            played[name] = []
-            for k, seed in enumerate(seeds):
-                frames: list[np.ndarray] = []
-                played[name] += _play_drawn(algo.eval_env_runner, name, seed, frames)
-                if not frames and not render:
-                    raise ValueError(
-                        "the env's render() gave no images: --save-gif and --save-mp4 need render_mode 'rgb_array'."
-                    )
-                if save_gif is not None:
-                    files.append(save_gif / f"{name}_{k:02d}.gif")
-                    write_gif(files[-1], frames)
-                if save_mp4 is not None:
-                    files.append(save_mp4 / f"{name}_{k:02d}.mp4")
-                    _write_mp4(files[-1], frames)
         env_seeds = [episode_stream(seed)[1] for seed in seeds]
         return {**describe(played), "seeds": env_seeds, "files": [str(path) for path in files]}
     finally:
         algo.stop()
         with suppress(OSError):
             os.rmdir(algo.logdir)  # made for results, of which there are none
-
-
-def _play_drawn(
-    runner: Any, network: str, seed: np.random.SeedSequence, frames: list[np.ndarray]
-) -> list[RolloutMetrics]:
-    """Plays one episode, calling the env's render() after each step; images go to ``frames``."""
-
-    def draw() -> None:
-        frame = runner.env.render()
-        if frame is not None:
-            frames.append(np.asarray(frame))
-
-    return runner.play([seed], network, explore=False, on_step=draw)[1]
-
-
-def _write_mp4(path: Path, frames: list[np.ndarray], frames_per_second: int = 8) -> None:
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = (size - size % 2 for size in frames[0].shape[:2])  # the codec takes even sizes only
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=frames_per_second)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), "rgb24")))
-        file.mux(stream.encode())

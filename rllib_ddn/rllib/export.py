@@ -1,4 +1,4 @@
-"""Export: a policy's network as one file, and what there is to know about it, for :mod:`rllib_ddn.deploy`."""
+"""Export: a network as one file, and ``policy.json`` beside it, for :mod:`rllib_ddn.deploy`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,28 +21,25 @@ from torch import Tensor, nn
 from rllib_ddn.checks import line
 from rllib_ddn.deploy import FORMAT_VERSION
 from rllib_ddn.envs.grouping import as_team_env, members_of
-from rllib_ddn.envs.named import creator_of
-from rllib_ddn.learning import AGENT, FOLLOWER
 from rllib_ddn.networks import LocalInput, TeamNetwork, greedy_actions
+from rllib_ddn.rllib.env_creator import creator_of
+from rllib_ddn.rllib.model import ValueDecompositionModel
 from rllib_ddn.team import Member, TeamSpec, discrete
-
-if TYPE_CHECKING:
-    from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 OUTPUTS = ("actions", "q_values", "new_hidden")
 PADDING = (
     "A flattened observation is followed by zeros, an agent's own actions by others that are never available. An agent "
-    "that has left the game observes zeros and has action 0 alone."
+    "that has left the episode observes zeros and has action 0 alone."
 )
 
 
 class GreedyStep(nn.Module):
-    """One step of some agents of B teams: what is exported.
+    """One greedy step of n agents of B teams: what is exported.
 
     Args:
-        network: who acts.
-        local_input: makes what it sees of an agent.
+        network: the network that acts.
+        local_input: makes its local input ``z``.
     """
 
     def __init__(self, network: TeamNetwork, local_input: LocalInput):
@@ -62,7 +59,7 @@ class GreedyStep(nn.Module):
         Args:
             obs: ``[B, n, O]``, action_mask: ``[B, n, A]`` bool.
             last_action: ``[B, n]`` int64, -1 before the first step. hidden: ``[B, n, H]``, zeros before it.
-            agent: ``[n]`` int64, which of the team's agents they are.
+            agent: ``[n]`` int64, the agents' places in the team.
             state: ``[B, S]``, for a network that sees it.
 
         Returns:
@@ -74,23 +71,25 @@ class GreedyStep(nn.Module):
         return greedy_actions(out.q, action_mask), out.q, out.hidden
 
 
-def export_policy(
-    policy: ValueDecompositionPolicy,
+def export_network(
+    model: ValueDecompositionModel,
+    config: Mapping[str, Any],
     folder: str | Path,
     network: str | None = None,
     file_format: str = "onnx",
     opset: int | None = None,
     **notes: Any,
 ) -> Path:
-    """Writes a network and ``policy.json`` into a folder.
+    """Writes a deployed network and ``policy.json`` into a folder.
 
     Args:
-        policy: whose network.
+        model: the model of the network.
+        config: the config of the policy that has it.
         folder: made where it does not exist.
-        network: one of the policy's networks; by default the follower, or a host's one network.
+        network: one of the model's networks; by default the one that acts for a user.
         file_format: ``"onnx"``, or ``"torch"`` for a program of ``torch.export``.
         opset: version of ONNX's operators; by default that of torch's exporter.
-        notes: what ``policy.json`` says besides.
+        notes: further entries of ``policy.json``.
 
     Returns:
         The network's file.
@@ -99,40 +98,37 @@ def export_policy(
         ValueError: there is no such network or format, a package is missing, or the network or an observation space
             cannot be exported.
     """
-    networks = policy.model.deployed
-    network = network or (FOLLOWER if FOLLOWER in networks else AGENT)
+    networks = model.deployed
+    network = network or model.acting_network
     if network not in networks:
         raise ValueError(f"network is one of {', '.join(map(repr, networks))}; got {network!r}.")
     if file_format not in SUFFIXES:
         raise ValueError(f"format is one of {', '.join(map(repr, SUFFIXES))}; got {file_format!r}.")
-    members, spec = _members(policy.config), policy.spec
-    step = copy.deepcopy(GreedyStep(networks[network], policy.model.local_input)).cpu().eval()
-    inputs = _inputs(step.network, spec, policy.model.sizes.hidden_dim)
+    step = copy.deepcopy(GreedyStep(networks[network], model.local_input)).cpu().eval()
+    inputs = _inputs(step.network, model.spec, model.sizes.hidden_dim)
     about = {
         "format_version": FORMAT_VERSION,
         "file": f"{network}{SUFFIXES[file_format]}",
         "network": network,
         "inputs": inputs,
         "outputs": list(OUTPUTS),
-        "agents": [_described(member) for member in members],
+        "agents": [_described(member) for member in _members(config)],
         "padding": PADDING,
-        "state": "concat" if policy.config["env_config"].get("state") == "concat" else "env",
-        "env": policy.config["env"],
-        "env_config": policy.config["env_config"],
-        "env_steps": policy.global_timestep,
+        "state": "concat" if config["env_config"].get("state") == "concat" else "env",
+        "env": config["env"],
+        "env_config": config["env_config"],
         **notes,
     }
-    text = json.dumps(about, indent=2, default=_told)
+    text = json.dumps(about, indent=2, default=_as_json)
     with _quiet():
         program = _traced(step, inputs)
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / about["file"]
+        path = Path(folder) / about["file"]
+        path.parent.mkdir(parents=True, exist_ok=True)
         if file_format == "onnx":
             _write_onnx(program, path, inputs, opset)
         else:
             torch.export.save(program, path)
-    (folder / "policy.json").write_text(text + "\n")
+    (path.parent / "policy.json").write_text(text + "\n")
     return path
 
 
@@ -194,28 +190,28 @@ def _write_onnx(
         dynamo=True,
         verbose=False,
     )
-    assert exported is not None  # as it is where a file is given
+    assert exported is not None  # None is returned where a file is given
     model = exported.model_proto
-    everyone = torch.tensor(inputs["agent"]["default"]).numpy()
-    model.graph.initializer.append(onnx.numpy_helper.from_array(everyone, "agent"))  # an input's default
+    all_agents = torch.tensor(inputs["agent"]["default"]).numpy()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(all_agents, "agent"))  # an input's default
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
-def _told(value: Any) -> Any:
-    """What ``policy.json`` says of a value of the env's config that JSON does not have."""
+def _as_json(value: Any) -> Any:
+    """A value of the env's config that JSON does not have, as ``policy.json`` holds it."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}:{value.__qualname__}"
     raise ValueError(
-        f"{line(repr(value))} of the env's config cannot be exported: policy.json has numbers, strings, lists, dicts, and the "
-        "names of functions and classes. Let a function that env_config names make it."
+        f"{line(repr(value))} of the env's config cannot be exported: policy.json has numbers, strings, lists, dicts, "
+        "and the names of functions and classes. Let a function that env_config names make it."
     )
 
 
-def _members(config: dict[str, Any]) -> list[Member]:
-    """The agents of the config's env, which is made for that."""
+def _members(config: Mapping[str, Any]) -> list[Member]:
+    """The agents of the config's env, which is built for that."""
     context = EnvContext(config["env_config"], worker_index=0)
     env = as_team_env(creator_of(config["env"], config)(context), context)
     try:
@@ -228,8 +224,8 @@ def _members(config: dict[str, Any]) -> list[Member]:
 def _described(member: Member) -> dict[str, Any]:
     if not isinstance(member.id, (str, Integral)):
         raise ValueError(
-            f"the agent {member.id!r} cannot be exported: policy.json has agents whose names are strings or whole numbers, and "
-            f"this is a {type(member.id).__name__}. Name the env's agents so."
+            f"the agent {member.id!r} cannot be exported: policy.json has agents whose names are strings or integers, "
+            f"and this is a {type(member.id).__name__}."
         )
     return {
         "id": member.id if isinstance(member.id, str) else int(member.id),
@@ -244,7 +240,7 @@ def layout(space: spaces.Space) -> dict[str, Any]:
     """A space as :func:`rllib_ddn.deploy.flatten` wants it.
 
     Raises:
-        ValueError: it is none that can be described.
+        ValueError: the space cannot be described.
     """
     kind = type(space).__name__
     if isinstance(space, spaces.Dict):
@@ -261,7 +257,7 @@ def layout(space: spaces.Space) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of torch's exporters, which tell of their own parts and of what is not installed."""
+    """Without the warnings of torch's exporters about their own internals and about packages that are not installed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

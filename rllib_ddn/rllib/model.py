@@ -31,7 +31,7 @@ from rllib_ddn.networks import (
 from rllib_ddn.rllib.components import blame_custom_components, class_of, intrinsic_reward_class
 from rllib_ddn.team import TeamSpec
 
-MIXTURE = "mixture"  # leader or follower, a new choice for each round
+MIXTURE = "mixture"  # leader or follower, drawn for each sampling round
 
 
 class ValueDecompositionModel(TorchModelV2, nn.Module):
@@ -43,17 +43,21 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
     The state of a recurrent policy is ``[hidden [N, H], last_action [N]]``.
 
     Attributes:
-        host: what learns from the team's reward.
-        networks: the networks that can act, by name, as the optimizers leave them; in training these act.
+        host: learns from the team's reward.
+        distillation: the follower, which learns from the host's agent network; None without one.
+        intrinsic: the intrinsic reward; None without one.
+        networks: the networks that can act, by name, with the optimizers' weights; in training these act.
         averages: averages of their weights; None where ``weight_averaging`` is.
-        deployed: what evaluation and users play with, by name: the averaged networks, or :attr:`networks`.
-        log_names: under which name each learner's gradient norm is logged.
-        tower_stats: RLlib's place for the statistics of an update.
+        deployed: the networks that evaluation and users play with, by name: the averages, or :attr:`networks`.
+        log_names: the name under which each learner's gradient norm is logged.
+        update: the newest update on this model's device: ``loss()`` of the policy computes it, :meth:`custom_loss`
+            takes its losses, ``stats_fn()`` its statistics.
     """
 
     log_names: Mapping[str, str] = {HOST: AGENT}
     host: Host
-    tower_stats: dict[str, Tensor]
+    distillation: Distillation | None
+    intrinsic: IntrinsicReward | None
 
     def __init__(
         self,
@@ -70,19 +74,20 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
         self.spec = spec = TeamSpec.from_spaces(obs_space, action_space)
         self.local_input = LocalInput(spec.num_agents, spec.num_actions)
         self.sizes = TeamSizes.of(spec, config["agent_hidden_dim"])
+        self.distillation, self.intrinsic = None, None
         with blame_custom_components(config, "building the networks"):
             self.build(config)
-        decay = config.get("weight_averaging")  # checkpoints of version 0.2 have no such key
+        decay = config["weight_averaging"]
         self.averages = None if decay is None else AveragedNetworks(self.networks, decay)
+        self.update = Update()
 
     def build(self, config: Mapping[str, Any]) -> None:
-        """Makes :attr:`host`."""
-        self.host = self.make_host(
-            LocalAgent(self.sizes.local_dim, self.sizes.num_actions, self.sizes.hidden_dim), config
-        )
+        """Makes :attr:`host`, and in subclasses the other learners."""
+        sizes = self.sizes
+        self.host = self.make_host(LocalAgent(sizes.local_dim, sizes.num_actions, sizes.hidden_dim), config)
 
     def make_host(self, agent: TeamNetwork, config: Mapping[str, Any]) -> Host:
-        """A host with this agent network and the config's mixer."""
+        """A host of an agent network and the config's mixer."""
         mixer = class_of(config["mixer"], MIXERS)(self.sizes, **config["mixer_config"])
         targets = resolved(config["targets"]) or partial(td_targets, td_lambda=config["td_lambda"])
         return Host(agent, mixer, gamma=config["gamma"], double_q=config["double_q"], targets=targets)
@@ -101,8 +106,25 @@ class ValueDecompositionModel(TorchModelV2, nn.Module):
         return AGENT
 
     def trained(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters that each learner's optimizer trains."""
+        """The trainable parameters of each learner, by the learner's name: one optimizer each."""
         return {HOST: self.host.trained()}
+
+    def custom_loss(self, policy_loss: list[Tensor], loss_inputs: Any) -> list[Tensor]:
+        """RLlib's hook: adds L_local (Equation 7) and L_I (Equation 8) to the host's loss.
+
+        Args:
+            policy_loss: what the policy's ``loss()`` returned: the host's, if it learns in this update.
+            loss_inputs: the train batch; unused, for ``loss()`` has left the losses in :attr:`update`.
+
+        Returns:
+            One loss per optimizer, in the order of :meth:`trained`. RLlib wants one for each: a learner without a loss
+            in this update gets 0, and the policy leaves its parameters as they are.
+        """
+        losses = {**self.update.losses, **dict(zip([HOST], policy_loss, strict=False))}
+        zero = lambda parameters: torch.stack([parameter.sum() for parameter in parameters]).sum() * 0.0  # noqa: E731
+        return [
+            losses[learner] if learner in losses else zero(parameters) for learner, parameters in self.trained().items()
+        ]
 
     def act(
         self, network: TeamNetwork, obs: Tensor, state: Tensor, action_mask: Tensor, hidden: Tensor, last_action: Tensor
@@ -147,7 +169,6 @@ class DDNTorchModel(ValueDecompositionModel):
     log_names = {HOST: LEADER, FOLLOWER: FOLLOWER, INTRINSIC: INTRINSIC}
 
     distillation: Distillation
-    intrinsic: IntrinsicReward | None
 
     def build(self, config: Mapping[str, Any]) -> None:
         leader_class = class_of(config["state_fusion"], LEADERS)
@@ -159,7 +180,6 @@ class DDNTorchModel(ValueDecompositionModel):
         self.host = self.make_host(leader, config)
         self.distillation = Distillation(follower, self._terms(config), trains_agent=own_agent)
         reward = intrinsic_reward_class(config["intrinsic_reward"])
-        self.intrinsic = None
         if reward is not None:  # made last, so that the other networks start alike with and without it
             self.intrinsic = reward(
                 self.sizes,
@@ -195,25 +215,3 @@ class DDNTorchModel(ValueDecompositionModel):
         if self.intrinsic is not None and self.intrinsic.trained():
             parameters[INTRINSIC] = self.intrinsic.trained()
         return parameters
-
-    def custom_loss(self, policy_loss: list[Tensor], loss_inputs: Any) -> list[Tensor]:
-        """RLlib's hook: adds L_local (Equation 7) and L_I (Equation 8) to the host's loss.
-
-        Args:
-            policy_loss: what the policy's ``loss()`` returned: the host's, if it learns in this update.
-            loss_inputs: the train batch, to which the policy has attached the :class:`Update`.
-
-        Returns:
-            One loss per optimizer, in the order of :meth:`trained`. RLlib wants one for each: who does
-            not learn in this update gets a loss of 0, and the policy leaves its parameters as they are.
-        """
-        update: Update = loss_inputs.computed
-        losses = {**update.losses, **dict(zip([HOST], policy_loss, strict=False))}
-        return [
-            losses[learner] if learner in losses else _zero(parameters)
-            for learner, parameters in self.trained().items()
-        ]
-
-
-def _zero(parameters: list[nn.Parameter]) -> Tensor:
-    return torch.stack([parameter.sum() for parameter in parameters]).sum() * 0.0

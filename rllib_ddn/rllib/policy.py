@@ -1,11 +1,11 @@
-"""The policies: acting, and what RLlib's learner asks of one."""
+"""The policy of a team: acting, and what RLlib's learner asks of a policy."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from ray.rllib.models import ModelCatalog
 from ray.rllib.policy.sample_batch import SampleBatch
 from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.learner_info import LEARNER_STATS_KEY
 from torch import Tensor
 
 from rllib_ddn.learning import HOST, LEARNERS
@@ -23,31 +22,35 @@ from rllib_ddn.learning.episodes import empty_episodes
 from rllib_ddn.learning.optimizers import check_finite, clip_gradients, make_optimizer
 from rllib_ddn.learning.update import Update, compute_update
 from rllib_ddn.random_streams import seed_sequence
-from rllib_ddn.rllib.export import export_policy
+from rllib_ddn.rllib.export import export_network
 from rllib_ddn.rllib.model import ValueDecompositionModel, blame_custom_components
+from rllib_ddn.rllib.policy_state import PolicyState
 from rllib_ddn.team import OBS, TeamSpec, encode
 
 RecurrentState = tuple[Tensor, Tensor]  # hidden [B, N, H], last action [B, N]
 STEPS_PER_DEVICE = "steps_per_device"  # a column of batches for several devices: their mean number of steps
 
 
-class ValueDecompositionPolicy(TorchPolicyV2):
+class ValueDecompositionPolicy(PolicyState):
     """One policy for the whole team.
 
     A train batch has a row per episode (see :mod:`rllib_ddn.learning.episodes`), so that RLlib's splitting
     over several GPUs splits by episodes. There is one loss and one optimizer per learner (see
-    :mod:`rllib_ddn.learning.update`).
+    :mod:`rllib_ddn.learning.update`), both under its name.
+
+    Attributes:
+        gradient_norms: ``grad_norm_<network>`` of the newest update, before clipping.
     """
 
-    MODEL = "value_decomposition"
+    MODEL: ClassVar[str] = "value_decomposition"  # in RLlib's model catalog
+    # The config keys of each learner's optimizer and learning rate.
+    OPTIMIZER_KEYS: ClassVar[Mapping[str, tuple[str, str]]] = {HOST: ("optimizer", "lr")}
 
-    model: ValueDecompositionModel
     config: dict[str, Any]
 
     def __init__(self, observation_space: Any, action_space: Any, config: dict[str, Any]):
         self.spec = TeamSpec.from_spaces(observation_space, action_space)
-        self._gradient_norms: dict[str, Tensor] = {}
-        self._learned: Collection[str] = ()  # who has a loss in the update under way
+        self.gradient_norms: dict[str, Tensor] = {}
         self.seed_exploration(config["seed"], config.get("worker_index", 0))
         super().__init__(observation_space, action_space, config)
 
@@ -71,22 +74,28 @@ class ValueDecompositionPolicy(TorchPolicyV2):
 
     @override(TorchPolicyV2)
     def optimizer(self) -> list[torch.optim.Optimizer]:
-        return [
-            make_optimizer(self.config[self.OPTIMIZER_KEYS[learner][0]], parameters, self.learning_rate(learner))
+        self.optimizers = {
+            learner: make_optimizer(
+                self.config[self.OPTIMIZER_KEYS[learner][0]], parameters, self.learning_rate(learner)
+            )
             for learner, parameters in self.model.trained().items()
-        ]
-
-    # The config keys of each learner's optimizer and learning rate.
-    OPTIMIZER_KEYS: Mapping[str, tuple[str, str]] = {HOST: ("optimizer", "lr")}
+        }
+        return list(self.optimizers.values())
 
     def learning_rate(self, learner: str) -> float:
-        """A learner's learning rate now."""
+        """A learner's learning rate after the env steps so far."""
         lr = self.config[self.OPTIMIZER_KEYS[learner][1]]
         lr = self.config["lr"] if lr is None else lr
         if isinstance(lr, (list, tuple)):
             steps, rates = zip(*lr, strict=True)
             lr = float(np.interp(self.global_timestep, steps, rates))
         return lr
+
+    def learning_rates(self) -> dict[str, float]:
+        """The learning rates by the names of their metrics: ``cur_lr`` of the host, ``cur_lr_<learner>`` of the
+        others."""
+        names = {learner: "cur_lr" if learner == HOST else f"cur_lr_{learner}" for learner in self.optimizers}
+        return {name: self.learning_rate(learner) for learner, name in names.items()}
 
     @override(TorchPolicyV2)
     def on_global_var_update(self, global_vars: dict[str, Any]) -> None:
@@ -95,11 +104,6 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         for learner, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate(learner)
-
-    @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Optimizers by learner."""
-        return dict(zip(self.model.trained(), self._optimizers, strict=True))
 
     # -- Acting: Algorithm 1, lines 4 to 8 ------------------------------------------------------
 
@@ -118,13 +122,13 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         """Acts for B teams at once.
 
         Args:
-            network: which network acts, of the model's ``networks``.
+            network: the network that acts, of the model's ``networks``.
             obs: ``[B, N, O]``, state: ``[B, S]``, action_mask: ``[B, N, A]`` bool.
             recurrent_state: see :meth:`initial_recurrent_state`.
             epsilon: probability with which each agent, independently, takes a random available
                 action.
             uniform: ``[B, N, 2]`` numbers in [0, 1): whether to explore, and which action.
-            online: whether the weights are those that the optimizer moves, as in training, and not their average.
+            online: whether it acts with the optimizer's weights, as in training, and not with their averages.
 
         Returns:
             actions ``[B, N]``, the new recurrent state, and the Q values ``[B, N, A]``.
@@ -145,7 +149,7 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         return repeat(hidden), repeat(last_action.long())
 
     def network_of_round(self, seed: np.random.SeedSequence) -> str:
-        """The network that acts in a round of training; ``seed`` decides where it is drawn."""
+        """The network that acts in a sampling round; ``seed`` decides where it is drawn at random."""
         return self.model.acting_network
 
     def epsilon(self, timestep: int) -> float:
@@ -164,7 +168,7 @@ class ValueDecompositionPolicy(TorchPolicyV2):
                 (missing: a new episode begins).
             explore: whether to explore; default: the config's.
             timestep: env steps so far, for epsilon; default: the policy's count.
-            kwargs: ``network``, which network acts; of DDN by default the follower, whoever acts in training.
+            kwargs: ``network``, the network that acts; of DDN by default the follower, whichever acts in training.
 
         Returns:
             One array of actions ``[B]`` per agent, the new recurrent state ``[hidden [B, N, H],
@@ -190,44 +194,32 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         self,
         obs_batch: Any,
         state_batches: list[Any] | None = None,
-        prev_action_batch: Any = None,
-        prev_reward_batch: Any = None,
-        info_batch: Any = None,
-        episodes: Any = None,
+        *others: Any,
         explore: bool | None = None,
         timestep: int | None = None,
         **kwargs: Any,
-    ):
+    ) -> tuple[tuple[np.ndarray, ...], list[np.ndarray], dict[str, np.ndarray]]:
         """As :meth:`compute_actions_from_input_dict`, with the recurrent state in ``state_batches``."""
-        input_dict = {SampleBatch.OBS: obs_batch}
-        for i, batch in enumerate(state_batches or []):
-            input_dict[f"state_in_{i}"] = batch
-        return self.compute_actions_from_input_dict(input_dict, explore, timestep, **kwargs)
+        state = {f"state_in_{i}": batch for i, batch in enumerate(state_batches or [])}
+        return self.compute_actions_from_input_dict({SampleBatch.OBS: obs_batch, **state}, explore, timestep, **kwargs)
 
     def _encode(self, batched: Any, needs_state: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Batched observations of the Tuple space as obs, state and action mask."""
-        if (
-            isinstance(batched, np.ndarray) and batched.dtype == object
-        ):  # [B, N] of Dicts, from Algorithm.compute_actions()
+        if isinstance(batched, np.ndarray) and batched.dtype == object:  # [B, N] Dicts, of Algorithm.compute_actions()
             teams = [list(team) for team in batched]
         else:
             agents = [agent if isinstance(agent, dict) else {OBS: agent} for agent in batched]
             size = len(tree.flatten(agents)[0])
-            teams = [[tree.map_structure(lambda part: part[b], agent) for agent in agents] for b in range(size)]  # noqa: B023
+            row = lambda agent, b: tree.map_structure(lambda part: part[b], agent)  # noqa: E731
+            teams = [[row(agent, b) for agent in agents] for b in range(size)]
         rows = [encode(team, self.observation_space, self.spec, needs_state) for team in teams]
         obs, state, mask = map(np.stack, zip(*rows, strict=True))
         return obs, state, mask
 
     # -- Learning: Algorithm 1, lines 15 to 24 --------------------------------------------------
 
-    def compute_update(
-        self, model: ValueDecompositionModel, batch: TrainBatch, learners: Collection[str] = LEARNERS
-    ) -> Update:
-        """The losses of one update on one device."""
-        return compute_update(model.host, batch, learners=learners)
-
-    def learners(self) -> Collection[str]:
-        """Who learns now."""
+    def active_learners(self) -> Collection[str]:
+        """The learners that have a loss in the next update."""
         return LEARNERS
 
     @property
@@ -235,30 +227,43 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         """The number of torch's threads in the learner's process."""
         return int(self.config["num_cpus_for_main_process"])
 
+    @property
+    def update_options(self) -> dict[str, Any]:
+        """Further arguments of :func:`~rllib_ddn.learning.update.compute_update`."""
+        return {}
+
     @override(TorchPolicyV2)
     def loss(self, model: ValueDecompositionModel, dist_class: Any, train_batch: SampleBatch) -> list[Tensor]:
-        """The host's loss, where it learns; the model's ``custom_loss`` finds the others at the train batch."""
+        """Computes the update of one device, which ``model.update`` then holds.
+
+        Returns:
+            The host's loss, if it learns; the model's ``custom_loss()`` adds the other learners'.
+        """
         batch = make_batch(train_batch, model.local_input)
-        update = self.compute_update(model, batch, self.learners())
-        if (
-            STEPS_PER_DEVICE in train_batch
-        ):  # RLlib averages over the devices, and losses are means over one device's steps
+        model.update = self.compute_update(model, batch, self.active_learners())
+        if STEPS_PER_DEVICE in train_batch:  # RLlib averages over the devices, a loss is a mean over one device's steps
             weight = train_batch["length"].sum() / train_batch[STEPS_PER_DEVICE][0]
-            weighted = (
-                {name: weight * value for name, value in part.items()} for part in (update.losses, update.statistics)
-            )
-            update = Update(*weighted)
-        train_batch.computed = update
-        self._learned = tuple(update.losses)
-        model.tower_stats.clear()
-        model.tower_stats.update(update.statistics)
-        return [update.losses[HOST]] if HOST in update.losses else []
+            weighted = lambda part: {name: weight * value for name, value in part.items()}  # noqa: E731
+            model.update = Update(weighted(model.update.losses), weighted(model.update.statistics))
+        return [model.update.losses[HOST]] if HOST in model.update.losses else []
+
+    def compute_update(
+        self, model: ValueDecompositionModel, batch: TrainBatch, learners: Collection[str] = LEARNERS
+    ) -> Update:
+        """The update of a batch on one device: losses and statistics of the active learners."""
+        return compute_update(
+            model.host, batch, model.distillation, model.intrinsic, learners=learners, **self.update_options
+        )
 
     @override(TorchPolicyV2)
     def stats_fn(self, train_batch: SampleBatch) -> dict[str, Tensor]:
-        """Means over the towers, still on the device: nothing waits for them here."""
-        names = self.model_gpu_towers[0].tower_stats
-        return {name: torch.stack(self.get_tower_stats(name)).mean() for name in names}
+        """The statistics of the update, means over the devices. They stay on the device: nothing waits for them
+        here."""
+        of_devices = [model.update.statistics for model in self.model_gpu_towers]
+        return {
+            name: torch.stack([statistics[name].to(self.device) for statistics in of_devices]).mean()
+            for name in of_devices[0]
+        }
 
     def statistics_names(self) -> list[str]:
         """The names of all statistics of an update, found by computing one on an episode of one step."""
@@ -267,171 +272,64 @@ class ValueDecompositionPolicy(TorchPolicyV2):
         model = copy.deepcopy(self.model).to("cpu")  # a copy: running moments change
         batch = make_batch({**episodes, "uniform": torch.zeros(1, 1)}, model.local_input)
         with blame_custom_components(self.config, "a trial update"):
-            names = list(self.compute_update(model, batch, LEARNERS).statistics)
-        return [*names, *(f"grad_norm_{self.model.log_names[learner]}" for learner in self.model.trained())]
+            names = list(self.compute_update(model, batch).statistics)
+        return [*names, *map(self._norm_name, self.optimizers)]
 
-    def learning_rates(self) -> dict[str, float]:
-        """``cur_lr`` of the host, ``cur_lr_<learner>`` of the others."""
-        names = {learner: "cur_lr" if learner == HOST else f"cur_lr_{learner}" for learner in self.model.trained()}
-        return {name: self.learning_rate(learner) for learner, name in names.items()}
+    def _norm_name(self, learner: str) -> str:
+        return f"grad_norm_{self.model.log_names[learner]}"
 
     @override(TorchPolicyV2)
     def apply_gradients(self, gradients: Any) -> None:
-        """Clips each learner's gradients by themselves, then steps.
+        """Clips each learner's gradients by themselves, steps its optimizer, and moves the averaged weights.
 
         Raises:
             DivergenceError: a gradient is not finite; nothing is changed.
         """
+        learned = {name: self.optimizers[name] for name in self.optimizers if name in self.model.update.losses}
+        for model in self.model_gpu_towers:
+            model.update = Update(statistics=model.update.statistics)  # the losses hold all that backward() needed
         for learner, parameters in self.model.trained().items():
-            if learner not in self._learned:
+            if learner not in learned:
                 for parameter in parameters:
                     parameter.grad = None  # an optimizer may move parameters whose gradients are zeros
-        learned = {learner: optimizer for learner, optimizer in self.optimizers.items() if learner in self._learned}
         norms = clip_gradients(learned, self.config["grad_clip"])
-        check_finite(norms, self.model.tower_stats)
-        self._gradient_norms = {f"grad_norm_{self.model.log_names[learner]}": norm for learner, norm in norms.items()}
+        check_finite(norms, self.model.update.statistics)
+        self.gradient_norms = {self._norm_name(learner): norm for learner, norm in norms.items()}
         super().apply_gradients(gradients)
         if self.model.averages is not None:
             self.model.averages.update(self.model.networks)
 
     @override(TorchPolicyV2)
-    def learn_on_batch(self, postprocessed_batch: SampleBatch) -> dict[str, Any]:
-        fetches = super().learn_on_batch(postprocessed_batch)
-        self._complete(fetches[LEARNER_STATS_KEY])
-        return fetches
-
-    @override(TorchPolicyV2)
     def load_batch_into_buffer(self, batch: SampleBatch, buffer_index: int = 0) -> int:
-        """Splits a batch over the devices, each of which gets as many episodes, of whatever lengths."""
+        """Splits a batch over the devices, the same number of episodes for each, whatever their lengths."""
         steps = batch["length"].sum() / len(self.devices)
         batch[STEPS_PER_DEVICE] = np.full(len(batch["length"]), steps, np.float32)
         return super().load_batch_into_buffer(batch, buffer_index)
-
-    @override(TorchPolicyV2)
-    def learn_on_loaded_batch(self, offset: int = 0, buffer_index: int = 0) -> dict[str, Any]:
-        fetches = super().learn_on_loaded_batch(offset, buffer_index)
-        for tower in fetches.values():
-            if isinstance(tower, dict) and LEARNER_STATS_KEY in tower:
-                self._complete(tower[LEARNER_STATS_KEY])
-        return fetches
-
-    def _complete(self, statistics: dict[str, Any]) -> None:
-        statistics.update(self._gradient_norms)
-        statistics.pop("allreduce_latency", None)  # RLlib's timing of distributed learners, which are not used
 
     def update_target(self) -> None:
         """Line 27: the targets move to their online networks, by ``tau``."""
         for model in self.model_gpu_towers:
             model.host.update_target(self.config["tau"])
 
-    # -- Weights and checkpoints ----------------------------------------------------------------
+    # -- Export ---------------------------------------------------------------------------------
 
-    def acting_parts(self) -> tuple[str, ...]:
-        """Prefixes of the names of the weights that env runners need."""
-        return ("host.agent.",)
-
-    def get_acting_weights(self) -> dict[str, np.ndarray]:
-        """The weights that env runners need."""
-        weights, parts = self.model.state_dict(), self.acting_parts()
-        return {name: value.detach().cpu().numpy() for name, value in weights.items() if name.startswith(parts)}
-
-    @override(TorchPolicyV2)
-    def set_weights(self, weights: dict[str, Any]) -> None:
-        """Takes all weights, or those of :meth:`get_acting_weights`.
-
-        Averages need not fit: where this model has none, they are left out, and where the weights have none, they start
-        from the weights.
-
-        Raises:
-            ValueError: the weights have other names or shapes than this model.
-        """
-        own, averages = self.model.state_dict(), self.model.averages
-        if averages is None:
-            weights = _without_averages(weights)
-        restart = averages is not None and weights.keys() == _without_averages(own).keys()
-        if restart:
-            own = _without_averages(own)
-        how = "Build it with the config that the weights come from: env, mixer, state_fusion, network sizes, intrinsic_reward."
-        if any(name.startswith(("leader.", "target_leader.")) for name in weights):
-            how = "They are of version 0.1, whose weights had other names (see CHANGELOG.md): train anew, or use that version."
-        for name in weights.keys() - own.keys():
-            raise ValueError(f"the weights hold {name!r}, which this model does not have. {how}")
-        missing = own.keys() - weights.keys()
-        for name in missing if missing and weights.keys() != self.get_acting_weights().keys() else ():
-            raise ValueError(f"the weights lack {name!r}, which this model has. {how}")
-        for name, value in weights.items():
-            if tuple(value.shape) != tuple(own[name].shape):
-                raise ValueError(
-                    f"the weights {name!r} have the shape {tuple(value.shape)}, this model's have {tuple(own[name].shape)}. {how}"
-                )
-        self.model.load_state_dict(
-            {name: torch.as_tensor(np.array(value)) for name, value in weights.items()}, strict=False
-        )
-        if averages is not None and restart:
-            averages.restart(self.model.networks)
-
-    def export(self, folder: str | Path, network: str | None = None, format: str = "onnx", **notes: Any) -> Path:
-        """Writes a network for use without Ray, by :class:`rllib_ddn.deploy.ExportedPolicy` or by anything else.
-
-        Args:
-            folder: gets the network's file and ``policy.json``.
-            network: one of the model's ``networks``; by default the follower, or a host's one network.
-            format: ``"onnx"``, or ``"torch"`` for a program of ``torch.export``.
-            notes: what ``policy.json`` says besides.
-
-        Returns:
-            The network's file.
-
-        Raises:
-            ValueError: see :func:`rllib_ddn.rllib.export.export_policy`.
-        """
-        return export_policy(self, folder, network, format, **notes)
+    def export(
+        self,
+        folder: str | Path,
+        network: str | None = None,
+        format: str = "onnx",
+        opset: int | None = None,
+        **notes: Any,
+    ) -> Path:
+        """Writes a network for use without Ray, by :class:`rllib_ddn.deploy.ExportedPolicy` or any other program: see
+        :func:`rllib_ddn.rllib.export.export_network`."""
+        notes = {"env_steps": self.global_timestep, **notes}
+        return export_network(self.model, self.config, folder, network, format, opset, **notes)
 
     @override(TorchPolicyV2)
     def export_model(self, export_dir: str, onnx: int | None = None) -> None:
-        """What RLlib's ``algo.export_policy_model(export_dir, onnx=opset)`` calls: see :meth:`export`."""
-        export_policy(self, export_dir, file_format="torch" if onnx is None else "onnx", opset=onnx)
-
-    @override(TorchPolicyV2)
-    def get_state(self) -> dict[str, Any]:
-        state = super().get_state()
-        # Epsilon follows from the time step alone, and RLlib cannot restore this part twice.
-        state.pop("_exploration_state", None)
-        return state
-
-    @override(TorchPolicyV2)
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.set_weights(state["weights"])  # first, for its clear errors
-        own_config = self.config
-        # An optimizer of another kind has no use for the saved state, and starts afresh. The state is copied: from Ray's
-        # object store its arrays are read-only, of which torch warns.
-        saved = state.get("_optimizer_variables") or []
-        state = {
-            **state,
-            "_optimizer_variables": [
-                copy.deepcopy(theirs) if _kept_figures(theirs) == _kept_figures(own.state_dict()) else own.state_dict()
-                for own, theirs in zip(self._optimizers, saved, strict=False)
-            ],
-        }
-        settings = [[dict(group, params=None) for group in optimizer.param_groups] for optimizer in self._optimizers]
-        super().set_state(state)
-        self.config = own_config  # RLlib would take the training config into evaluation, too
-        # Learning rates and the like are the config's, not the checkpoint's.
-        for optimizer, groups in zip(self._optimizers, settings, strict=True):
-            for group, own in zip(optimizer.param_groups, groups, strict=True):
-                group.update({name: value for name, value in own.items() if name != "params"})
-        self.num_grad_updates = state["num_grad_updates"]
-
-
-def _without_averages(weights: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in weights.items() if not name.startswith("averages.")}
-
-
-def _kept_figures(optimizer_state: dict[str, Any]) -> set[str]:
-    """What distinguishes kinds of optimizers: the arguments that they have, and those that make them keep more."""
-    group = optimizer_state["param_groups"][0]
-    switches = {name for name in ("momentum", "centered", "amsgrad") if group.get(name)}
-    return (group.keys() & {"alpha", "betas"}) | {f"with {name}" for name in switches}
+        """RLlib's hook of ``algo.export_policy_model(export_dir, onnx=opset)``: see :meth:`export`."""
+        self.export(export_dir, format="torch" if onnx is None else "onnx", opset=onnx)
 
 
 def random_available(action_mask: np.ndarray, uniform: np.ndarray) -> np.ndarray:

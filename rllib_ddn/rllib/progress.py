@@ -1,4 +1,4 @@
-"""What a trial is doing before its first result, told through Ray's key-value store, which all of a cluster's processes share."""
+"""The progress of a trial's first iteration, before it has a result: the trial writes it, ``rllib train`` shows it."""
 
 from __future__ import annotations
 
@@ -6,46 +6,43 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ray.experimental import internal_kv
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED
 
-NAMESPACE = "rllib_ddn"
+from rllib_ddn.rllib.ray_internals import AlgorithmInternals, delete_note, get_note, put_note
 
 
-def tell_progress(algorithm: Algorithm) -> None:
-    """Writes down what an algorithm has played of its first iteration, under its folder's name; later it does nothing."""
-    if algorithm.iteration or not internal_kv._internal_kv_initialized():
+def report_progress(algorithm: AlgorithmInternals) -> None:
+    """Notes the episodes and env steps of an algorithm's first iteration under the name of its folder; later it does
+    nothing."""
+    if algorithm.iteration:
         return
-    counters, config = algorithm._counters, algorithm.config
+    config = algorithm.config
     figures = {
-        "episodes": counters["num_episodes_sampled"],
-        "needed": config.train_batch_size,
-        "steps": counters[NUM_ENV_STEPS_SAMPLED],
-        "iteration": config.min_sample_timesteps_per_iteration or 0,
+        "episodes": algorithm.counters["num_episodes_sampled"],
+        "batch": config.train_batch_size,
+        "steps": algorithm.counters[NUM_ENV_STEPS_SAMPLED],
+        "steps_per_iteration": config.min_sample_timesteps_per_iteration or 0,
     }
-    internal_kv._internal_kv_put(Path(algorithm.logdir).name, json.dumps(figures, default=int), namespace=NAMESPACE)
+    put_note(Path(algorithm.logdir).name, json.dumps(figures, default=int))
 
 
-def forget_progress(algorithm: Algorithm) -> None:
-    """Takes it away again, when the first iteration is over."""
-    if not algorithm.iteration and internal_kv._internal_kv_initialized():
-        internal_kv._internal_kv_del(Path(algorithm.logdir).name, namespace=NAMESPACE)
+def clear_progress(algorithm: AlgorithmInternals) -> None:
+    """Removes the note when the first iteration is over."""
+    if not algorithm.iteration:
+        delete_note(Path(algorithm.logdir).name)
 
 
 def first_iteration(folder: str) -> str:
-    """A line for the user: what a trial has played of its first iteration.
+    """The progress of a trial's first iteration, in a line.
 
     Args:
         folder: the name of the trial's folder.
     """
-    told = internal_kv._internal_kv_get(folder, namespace=NAMESPACE) if internal_kv._internal_kv_initialized() else None
-    if not told:
+    note = get_note(folder)
+    if note is None:
         return "in its first iteration"
-    figures: dict[str, Any] = json.loads(told)
-    if figures["episodes"] < figures["needed"]:
-        return (
-            f"{figures['episodes']:,} episodes played of the {figures['needed']:,} that a batch needs; then it learns"
-        )
-    of = f" of {figures['iteration']:,}" if figures["iteration"] else ""
-    return f"learning in its first iteration: {figures['steps']:,}{of} env steps played"
+    figures: dict[str, Any] = json.loads(note)
+    if figures["episodes"] < figures["batch"]:
+        return f"{figures['episodes']:,} episodes sampled of the {figures['batch']:,} of a batch; then it learns"
+    of = f" of {figures['steps_per_iteration']:,}" if figures["steps_per_iteration"] else ""
+    return f"learning in its first iteration: {figures['steps']:,}{of} env steps sampled"

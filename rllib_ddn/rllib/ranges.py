@@ -12,7 +12,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.models.catalog import MODEL_DEFAULTS
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.exploration import EpsilonGreedy
-from ray.tune.registry import RLLIB_MODEL, _global_registry
+from ray.tune.registry import RLLIB_MODEL
 
 from rllib_ddn.learning import FOLLOWER, LEADER
 from rllib_ddn.learning.distillation import TERMS, DistillationTerm
@@ -49,6 +49,7 @@ from rllib_ddn.rllib.accepts import (
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.from_pymarl import HINTS
 from rllib_ddn.rllib.model import MIXTURE, ValueDecompositionModel
+from rllib_ddn.rllib.ray_internals import is_registered
 
 
 class _DistillationTerms(Accepts):
@@ -74,7 +75,7 @@ def _is_epsilon_greedy(value: Any) -> bool:
 
 def _is_model(value: Any) -> bool:
     if isinstance(value, str):
-        return value.isascii() and _global_registry.contains(RLLIB_MODEL, value)
+        return value.isascii() and is_registered(RLLIB_MODEL, value)
     return value is None or is_subclass(value, ValueDecompositionModel)
 
 

@@ -1,4 +1,4 @@
-"""The score of a training: how good the deployed network is, and which evaluation was the best so far."""
+"""The score of a training: the quality of the deployed network, and the best evaluation so far."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from ray.rllib.algorithms.algorithm import Algorithm
 WINDOW = 3
 BEST = "best"  # of a result, the key; of a checkpoint, the folder
 FIGURES = ("score", "training_iteration", "timesteps_total")
-SCORED = "rllib_ddn_score"  # the attribute of RLlib's own algorithms that holds their score
+SCORED = "rllib_ddn_score"  # the attribute of RLlib's own algorithms that holds their Score
 
 
 @dataclass
 class Score:
     """Scores the evaluations of a training.
 
-    The score is the smaller one of the newest evaluation and the mean of the newest three: the mean keeps a lucky evaluation
-    from winning, the newest one keeps weights that have just failed from winning by their predecessors. Simulated on the
-    learning curves of ``tuned_examples/results`` with the noise of 32 and of 64 episodes, it chooses better weights than the
-    means of 2, 3, 5 and 7 evaluations, than the last evaluation unless nearly all of the curves' variation is real, and than
-    taking the last weights.
+    The score is the smaller one of the newest evaluation and the mean of the newest three: the mean guards against a
+        lucky
+    evaluation, the newest one against weights that have just become worse. Simulated on the learning curves of
+    ``tuned_examples/results`` with the noise of 32 and of 64 episodes, it chooses better weights than the means of 2,
+    3, 5 and 7 evaluations, than the last evaluation unless nearly all of the curves' variation is real, and than the
+    last weights.
 
     Attributes:
         value: the score after the newest evaluation; NaN before the first.
         best: the ``FIGURES`` of the best evaluation; NaN before the first.
         recent: the newest evaluations.
-        metric: what is scored, ``"win_rate"`` where the env knows it, else ``"episode_return_mean"``.
+        metric: the scored metric, ``"win_rate"`` where the env reports it, else ``"episode_return_mean"``.
     """
 
     value: float = math.nan
@@ -50,7 +51,7 @@ class Score:
             vars(self).update(vars(Score(metric="win_rate")))  # returns are not comparable with win rates
         figure = float(evaluation.get(self.metric, math.nan))
         if math.isnan(figure):
-            # Of two checkpoints that share an evaluation, the evaluated one ranks first.
+            # Of two checkpoints with one evaluation, the evaluated one ranks first.
             self.value = math.nextafter(self.value, -math.inf)
             return False
         self.recent = [*self.recent, figure][-WINDOW:]
@@ -61,18 +62,18 @@ class Score:
         return True
 
     def results(self) -> dict[str, Any]:
-        """What a result has of it."""
+        """The entries of a result."""
         return {"score": self.value, BEST: dict(self.best)}
 
 
 def add_score(*, algorithm: Algorithm, result: dict[str, Any], **_: Any) -> None:
     """Scores the results of RLlib's own algorithms: a function for ``config.callbacks(on_train_result=...)``.
 
-    Scored is the evaluation, or without one the episodes of the training. A restored algorithm counts from there.
+    The evaluation is scored, or without one the training's episodes. A restored algorithm starts a new score.
     """
     score: Score = vars(algorithm).setdefault(SCORED, Score())
-    played = result.get("evaluation", {}) if algorithm.config.evaluation_interval else result
-    score.update(played.get("env_runners", {}), result["training_iteration"], env_steps_of(result))
+    scored = result.get("evaluation", {}) if algorithm.config.evaluation_interval else result
+    score.update(scored.get("env_runners", {}), result["training_iteration"], env_steps_of(result))
     result.update(score.results())
 
 

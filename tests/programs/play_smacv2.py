@@ -57,6 +57,6 @@ config.env_config = SMACV2
 algo = config.build_algo()
 stats = learner_stats(algo.train())
 assert np.isfinite(stats["loss_global"])
-pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.games._games]
+pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.vector_env._games]
 algo.stop()
 assert all(map(gone, pids))

@@ -1,4 +1,5 @@
-"""The env that a config names: registered, or ``module:name`` of a custom class or function (RLlib: ``module.name``)."""
+"""The env that a config names: registered, or ``module:name`` of a custom class or function (RLlib:
+``module.name``)."""
 
 from __future__ import annotations
 
@@ -7,31 +8,31 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ray.rllib.algorithms.algorithm import Algorithm
-from ray.tune.registry import ENV_CREATOR, _global_registry
+from ray.tune.registry import ENV_CREATOR
 
 from rllib_ddn.envs.vector import TEAM_KEYS
 from rllib_ddn.names import imported, is_custom
+from rllib_ddn.rllib.ray_internals import is_registered, rllibs_env_creator
 from rllib_ddn.team import TeamEnvError
 
 WHOLE = ("config", "env_config")  # first arguments that are the env_config itself, as RLlib's own env classes have them
 
 
-def is_own(env: Any) -> bool:
+def is_custom_env(env: Any) -> bool:
     """Whether an env is ``module:name`` or ``module.name``, and none that is registered under such a name."""
     dotted = isinstance(env, str) and "." in env and ":" not in env
-    return (dotted or is_custom(env)) and not _global_registry.contains(ENV_CREATOR, env)
+    return (dotted or is_custom(env)) and not is_registered(ENV_CREATOR, env)
 
 
 def creator_of(env: Any, config: Any) -> Callable[[dict[str, Any]], Any]:
-    """What makes an env of an ``env_config``, as RLlib finds it, but for ``module:name``: RLlib would hide its errors, and
-    have it take the keys that are for all envs."""
-    return partial(_make, env) if is_own(env) else Algorithm._get_env_id_and_creator(env, config)[1]
+    """The function that makes an env of an ``env_config``, as RLlib finds it, but for ``module:name``: RLlib would hide
+    its errors, and pass it the keys that all envs have."""
+    return partial(_make, env) if is_custom_env(env) else rllibs_env_creator(env, config)
 
 
 def _make(name: str, env_config: dict[str, Any]) -> Any:
-    """The keys become keyword arguments, those for all envs only where the env names them; or ``env_config`` is the first argument,
-    where that is called so.
+    """The keys become keyword arguments, those of all envs only where the env names them; or ``env_config`` is the
+    first argument, where that has its name.
 
     Raises:
         TeamEnvError: there is no such module or name.
