@@ -190,8 +190,10 @@ _OPTIMIZER_FLAGS = ("amsgrad", "centered", "decoupled_weight_decay", "foreach")
 
 
 def _is_optimizer(value: Any) -> bool:
-    kind, arguments = (value.get("type"), value) if isinstance(value, dict) else (value, {})
-    if not isinstance(kind, str) or kind not in OPTIMIZERS:
+    if isinstance(value, str):
+        return value in OPTIMIZERS  # without making one, which imports torch._dynamo: 2 s of CPU
+    arguments = value if isinstance(value, dict) else {}
+    if not isinstance(kind := arguments.get("type"), str) or kind not in OPTIMIZERS:
         return False
     for name, argument in arguments.items():
         numbers = argument if isinstance(argument, (tuple, list)) else [argument]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from ray.rllib.evaluation.metrics import RolloutMetrics
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from rllib_ddn.learning import FOLLOWER, LEADER
 from rllib_ddn.random_streams import episode_stream, seed_sequence
@@ -90,7 +90,7 @@ def describe(played: Mapping[str, list[RolloutMetrics]]) -> dict[str, Any]:
         returns = np.array([episode.episode_reward for episode in episodes])
         count, summary = len(returns), results[name]
         deviation = float(np.std(returns, ddof=1)) if count > 1 else math.nan
-        half = float(stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count) if count > 1 else math.nan
+        half = float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count) if count > 1 else math.nan
         mean = summary["episode_return_mean"]
         interval = [mean - half, mean + half]
         summary |= {"episodes": count, "episode_return_std": deviation, "episode_return_ci95": interval}
@@ -108,7 +108,7 @@ def describe(played: Mapping[str, list[RolloutMetrics]]) -> dict[str, Any]:
 
 def wilson(rate: float, count: int) -> tuple[float, float]:
     """Wilson's 95% interval of a rate that was observed in ``count`` trials."""
-    z = float(stats.norm.ppf(0.975))
+    z = float(ndtri(0.975))
     center = (rate + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
     return max(0.0, center - half), min(1.0, center + half)
