@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rllib_ddn.learning import episodes as episodes_module
-from rllib_ddn.learning.episodes import EpisodeReplay, ReplayMemoryError, empty_episodes, memory, resize_steps
+from rllib_ddn.learning import replay as replay_module
+from rllib_ddn.learning.episodes import empty_episodes, resize_steps
+from rllib_ddn.learning.replay import EpisodeReplay, ReplayMemoryError, memory
 
 SPEC = SimpleNamespace(num_agents=2, num_actions=3, obs_dim=4, state_dim=5, obs_dtype=np.int8, state_dtype=np.int8)
 
@@ -99,7 +100,7 @@ def test_a_replay_of_another_capacity_takes_the_newest_that_it_has_room_for(adde
 
 
 def test_a_state_is_compressed_in_blocks(monkeypatch):
-    monkeypatch.setattr(episodes_module, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(replay_module, "BLOCK_BYTES", 1000)
     replay, other = EpisodeReplay(capacity=40), EpisodeReplay(capacity=40)
     for number in range(50):
         replay.add(episode(number % 7, 5))
@@ -158,7 +159,7 @@ def test_asking_for_too_many():
 def test_a_replay_that_does_not_fit_is_warned_of_once_with_the_capacity_that_does(monkeypatch, caplog):
     row = episode(0, 4)
     size = sum(array.nbytes for array in row.values())
-    monkeypatch.setattr(episodes_module, "memory", lambda: (100.0 * size, 60.0 * size))
+    monkeypatch.setattr(replay_module, "memory", lambda: (100.0 * size, 60.0 * size))
     EpisodeReplay(60).add(row)
     assert not caplog.text
     EpisodeReplay(61).add(row)
@@ -183,7 +184,7 @@ def test_a_replay_that_cannot_be_reserved_is_one_line(monkeypatch):
 
     replay = EpisodeReplay(5)
     replay.add(episode(0, 4))
-    monkeypatch.setattr(episodes_module, "_zeros", refuse)
+    monkeypatch.setattr(replay_module, "_zeros", refuse)
     with pytest.raises(ReplayMemoryError, match=r"\(Cannot allocate memory\)"):
         EpisodeReplay(5).add(episode(0, 4))
     with pytest.raises(ReplayMemoryError):

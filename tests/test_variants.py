@@ -11,7 +11,7 @@ from ray.tune.registry import get_trainable_cls
 import rllib_ddn
 from rllib_ddn import DDNConfig, Mixer
 from rllib_ddn.learning.distillation import SquaredTerm
-from rllib_ddn.learning.episodes import EpisodeReplay
+from rllib_ddn.learning.replay import EpisodeReplay
 from rllib_ddn.networks import MIXERS
 from rllib_ddn.rllib import variants
 from support.configs import learner_stats, small_config

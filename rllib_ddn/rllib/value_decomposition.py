@@ -35,8 +35,8 @@ from ray.tune import PlacementGroupFactory
 from torch import Tensor
 
 from rllib_ddn.envs.vector import warn_once
-from rllib_ddn.learning.episodes import EpisodeReplay, ReplayMemoryError
 from rllib_ddn.learning.optimizers import DivergenceError
+from rllib_ddn.learning.replay import EpisodeReplay, ReplayMemoryError
 from rllib_ddn.learning.returns import ReturnRange
 from rllib_ddn.random_streams import seed_of_run, seed_sequence
 from rllib_ddn.rllib import resources
