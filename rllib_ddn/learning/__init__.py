@@ -3,7 +3,7 @@
 :mod:`rllib_ddn.learning.update` is the update from top to bottom; the other modules hold its parts.
 """
 
-# What an optimizer trains: its loss, optimizer, gradient norm and learning rate have the learner's name.
+# Learners: each has one loss, one optimizer and one learning rate, which have its name.
 HOST, FOLLOWER, INTRINSIC = LEARNERS = ("host", "follower", "intrinsic")
-# The networks that can act, by name: the leader (GGN) and the FOLLOWER (LPN) of DDN; or the one network of a host alone.
+# The networks that can act: DDN's leader (GGN) and FOLLOWER (LPN), or the agent network of a host alone.
 LEADER, AGENT = "leader", "agent"

@@ -1,9 +1,9 @@
-"""From episodes to the rows that an update computes on."""
+"""From episodes to the tensors of an update."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ class TrainBatch:
         rewards: ``[M]``.
         terminated: ``[M]``, 1 at the last step of episodes that terminated.
         valid: ``[M]``, 1 at steps, 0 at final observations (and padding).
-        uniform: ``[M]``, one random number in [0, 1) a row, for what the update draws at random.
-        next: ``[M]`` int64, the row of the following time step; of a row without one, its own.
+        uniform: ``[M]``, a random number in [0, 1) for each row, which decides m_t of Equation 9.
+        next: ``[M]`` int64, the row of the next time step; for a row without one, the row itself.
         batch_sizes: ``[T + 1]`` int64 on the CPU, number of episodes at each step.
     """
 
@@ -44,18 +44,10 @@ class TrainBatch:
     uniform: Tensor
     next: Tensor
     batch_sizes: Tensor
-    _computed: dict[Any, Tensor] = field(default_factory=dict, repr=False)
 
     def team(self, out: AgentOutput, actions: Tensor) -> TeamValues:
-        """A network's values of the batch and a joint action ``[M, N]``, as mixers take them."""
+        """The input of mixers: a network's unroll of the batch, and a joint action ``[M, N]``."""
         return TeamValues(out.q, actions, self.action_mask, self.state, self.z, out.hidden_states, self.batch_sizes)
-
-    def once(self, compute: Callable[[TrainBatch], Tensor]) -> Tensor:
-        """``compute(self)``, computed at the first call and kept for the following ones. Where a loss needs its
-        gradient, ``compute`` enables gradients itself: the first call may come without them."""
-        if compute not in self._computed:
-            self._computed[compute] = compute(self)
-        return self._computed[compute]
 
 
 def make_batch(episodes: Mapping[str, Any], local_input: LocalInput, pack: bool | None = None) -> TrainBatch:
@@ -63,10 +55,10 @@ def make_batch(episodes: Mapping[str, Any], local_input: LocalInput, pack: bool 
 
     Args:
         episodes: the fields of :mod:`rllib_ddn.learning.episodes` and ``uniform`` ``[B, T]``, as tensors.
-        local_input: makes z.
-        pack: whether to leave padding out, by default on a CPU. On a GPU all episodes are taken to
-            be as long as the longest, and ``valid`` masks their padding: there, waiting for the
-            lengths would cost more than computing the padding does.
+        local_input: builds z.
+        pack: whether to leave padding out; by default on a CPU. On a GPU all episodes are padded to the
+            longest, and ``valid`` masks the padding: waiting for the lengths would take longer than to
+            compute on it.
     """
     length = episodes["length"].long()  # [B]
     device, (rows, steps) = length.device, episodes["rewards"].shape
@@ -92,7 +84,7 @@ def make_batch(episodes: Mapping[str, Any], local_input: LocalInput, pack: bool 
     return TrainBatch(
         state=episodes["state"][episode, t].float(),
         z=local_input(episodes["obs"][episode, t], last_action),
-        # Padding, where there is any, has masks of zeros; nothing that follows from them is used.
+        # The masks of padding are all zero; what is computed from them is not used.
         action_mask=episodes["action_mask"][episode, t],
         actions=episodes["actions"][episode, step].long(),
         rewards=episodes["rewards"][episode, step].float(),

@@ -98,7 +98,7 @@ TERMS: dict[str, type[DistillationTerm]] = {
 
 
 def _logits(q: Tensor, action_mask: Tensor, temperature: float) -> Tensor:
-    """Logits of ``softmax(Q / tau)`` over the available actions, ``[M, N, A]``; finite, so that padding stays finite."""
+    """Logits of ``softmax(Q / tau)`` over the available actions, ``[M, N, A]``; all finite, as padding must be."""
     return (q / temperature).masked_fill(~action_mask, torch.finfo(q.dtype).min)
 
 

@@ -19,15 +19,15 @@ class IntrinsicReward(nn.Module, ABC):
     """A reward that is added to the env's: ``r_I = coefficient * m * novelty``, ``m ~ Bernoulli(mask_probability)``
     (Equation 9).
 
-    A reward of your own defines :meth:`novelty` and :meth:`loss`; its constructor takes these arguments, and
-    whatever options of its own ``intrinsic_reward_config`` may hold.
+    A custom reward defines :meth:`novelty` and :meth:`loss`; its constructor takes these arguments, and further options
+    from ``intrinsic_reward_config``.
 
     Args:
         sizes: of the team.
         coefficient: scale of the reward.
         mask_probability: mu, probability with which a step gets its reward.
-        normalize: divide the reward by a running standard deviation of the discounted sums of novelty in the
-            batches so far, as RND does (Burda et al. 2018, section 2.4); before the first, the reward is 0.
+        normalize: whether to divide the reward by the running standard deviation of the discounted sums of novelty,
+            as RND does (Burda et al. 2018, section 2.4); before the first batch the reward is 0.
         gamma: discount of these sums.
     """
 
@@ -45,12 +45,8 @@ class IntrinsicReward(nn.Module, ABC):
         gamma: float = 0.99,
     ):
         super().__init__()
-        self.coefficient, self.mask_probability, self.normalize, self.gamma = (
-            coefficient,
-            mask_probability,
-            normalize,
-            gamma,
-        )
+        self.coefficient, self.mask_probability = coefficient, mask_probability
+        self.normalize, self.gamma = normalize, gamma
         # Running moments of the discounted sums: number of steps seen, mean, sum of squared deviations.
         self.register_buffer("count", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(()))
@@ -58,16 +54,16 @@ class IntrinsicReward(nn.Module, ABC):
 
     @abstractmethod
     def novelty(self, batch: TrainBatch) -> Tensor:
-        """How new each row of the batch is, ``[M]``, 0 or more."""
+        """The novelty of each row's state, ``[M]``, 0 or more."""
 
     def loss(self, batch: TrainBatch) -> tuple[Tensor, Statistics]:
-        """What is minimized so that known states lose their novelty, and its statistics. Not called where there
-        are no parameters to train."""
+        """The loss by which known states lose their novelty, and its statistics; needed where there are trainable
+        parameters."""
         raise NotImplementedError(f"{type(self).__name__} has parameters but no loss().")
 
     @torch.no_grad()
     def observe(self, batch: TrainBatch) -> None:
-        """Takes a batch that is learned from into the running moments, if they are used."""
+        """Updates the running moments by a train batch; does nothing unless ``normalize``."""
         if not self.normalize:
             return
         sums, valid = self._discounted_sums(self.novelty(batch), batch), batch.valid
@@ -89,7 +85,11 @@ class IntrinsicReward(nn.Module, ABC):
 
     @torch.no_grad()
     def reward(self, batch: TrainBatch) -> Tensor:
-        """The intrinsic reward of each row ``[M]`` (Equation 9), zero where the mask is."""
+        """r_I of each row (Equation 9), ``[M]``.
+
+        Raises:
+            ValueError: the novelty has another shape.
+        """
         keep = (batch.uniform < self.mask_probability).float()
         reward = self.coefficient * keep * self.novelty(batch).detach()
         check_shape(reward, batch.rewards, f"{type(self).__name__}'s novelty")
@@ -103,19 +103,18 @@ class IntrinsicReward(nn.Module, ABC):
         return {"intrinsic_reward_mean": masked_mean(reward, batch.valid)}
 
     def trained(self) -> list[nn.Parameter]:
-        """What the optimizer of the intrinsic reward trains."""
+        """The parameters of the intrinsic reward's optimizer."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
 
 class IDM(IntrinsicReward):
-    """The Internal Distillation Module: the novelty of a state is L_I, the error with which a network predicts a
-    fixed random one (Equation 8).
+    """The Internal Distillation Module: the novelty of a state is L_I, the error of a network that predicts the output
+    of a fixed random one (Equation 8).
 
     Args:
         sizes: of the team.
-        norm: how the squared errors of the networks' outputs make L_I (Equation 8 has 1/n before a squared norm,
-            and does not say what n is): "mean" divides the squared norm by the number of outputs (64); "sum"
-            does not, so that the reward is 64 times larger.
+        norm: the reading of Equation 8, whose 1/n before a squared norm leaves n open: "mean" divides the squared norm
+            by the number of outputs (64), "sum" does not, so that the reward is 64 times larger.
         shared: the arguments of :class:`IntrinsicReward`.
 
     Raises:
@@ -129,12 +128,8 @@ class IDM(IntrinsicReward):
         self.networks = InternalDistillationModule(sizes.state_dim, norm=norm)
 
     def novelty(self, batch: TrainBatch) -> Tensor:
-        return batch.once(self._error)
+        return self.networks(batch.state)
 
     def loss(self, batch: TrainBatch) -> tuple[Tensor, Statistics]:
-        loss = masked_mean(batch.once(self._error), batch.valid)
+        loss = masked_mean(self.novelty(batch), batch.valid)
         return loss, {"loss_idm": loss.detach()}
-
-    def _error(self, batch: TrainBatch) -> Tensor:
-        with torch.enable_grad():
-            return self.networks(batch.state)

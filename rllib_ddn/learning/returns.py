@@ -1,4 +1,4 @@
-"""The range of discounted returns, beside which TD targets that drift away are seen."""
+"""The range of discounted returns sampled so far: a check for TD targets that diverge."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rllib_ddn.learning.episodes import Episodes
 
 @dataclass
 class ReturnRange:
-    """The largest and the smallest discounted return from any step of the episodes sampled.
+    """The smallest and the largest discounted return from any step of the episodes sampled.
 
-    A truncated episode counts twice: with nothing after its end, and continued with its mean reward, which is what its
-    targets may bootstrap to. 0 is in the range, for Q values start near it.
+    A truncated episode counts twice: with a return of 0 after its end, and continued forever with its mean reward, to
+    which its targets may bootstrap. The range includes 0, near which Q values start.
 
     Attributes:
         low, high: the range, without intrinsic rewards that the learner adds.
-        intrinsic: largest mean of these rewards in a round's updates, a step.
+        intrinsic: largest mean intrinsic reward of a step in the updates of a sampling round.
         episodes: number of episodes seen.
         updates: number of updates checked.
         left: whether the mean target has left the range.
@@ -31,7 +31,7 @@ class ReturnRange:
     updates: int = 0
     left: bool = False
 
-    # Before so many, nothing is judged: untrained networks and a few episodes do not show the range.
+    # No check before: a few episodes, and untrained networks, do not show the range.
     MIN_EPISODES = 100
     MIN_UPDATES = 1000
 
@@ -53,9 +53,9 @@ class ReturnRange:
         """Whether the mean target has, for the first time, left the range by more than its width (at least 1).
 
         Args:
-            mean_target: of a round's updates.
-            intrinsic: mean intrinsic reward that they added to a step; NaN where there is none.
-            updates: their number.
+            mean_target: of the updates after a sampling round.
+            intrinsic: mean intrinsic reward that they added to a step; NaN without one.
+            updates: number of these updates.
             gamma: discount.
         """
         self.updates += updates
@@ -70,5 +70,5 @@ class ReturnRange:
 
 
 def _horizon(gamma: float) -> float:
-    """For how many steps a constant reward counts."""
+    """The discounted return of a constant reward of 1, at most 1,000."""
     return 1 / max(1 - gamma, 0.001)

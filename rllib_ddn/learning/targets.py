@@ -1,5 +1,4 @@
-"""TD targets, from the bootstrap values of all rows of a batch. An estimator is a function ``(rewards, values, batch,
-gamma)`` that returns the targets, as :func:`td_targets` does."""
+"""TD targets. An estimator is a function ``(rewards, values, batch, gamma)``; the default is :func:`td_targets`."""
 
 from __future__ import annotations
 
@@ -16,15 +15,14 @@ Targets = Callable[[Tensor, Tensor, TrainBatch, float], Tensor]
 def td_targets(rewards: Tensor, values: Tensor, batch: TrainBatch, gamma: float, td_lambda: float = 0.0) -> Tensor:
     """``y = r + gamma (1 - terminated) ((1 - lambda) Q_tot^-(t + 1) + lambda y(t + 1))``.
 
-    With lambda 0 these are the one-step targets of Equation 5. Otherwise they are lambda returns over the rest of
-    the episode, in which every step bootstraps from the greedy joint action: Peng's Q(lambda) (Peng and
-    Williams 1994), as PyMARL2 has it. ``terminated`` is 1 only where the game itself ended: an episode that a
-    time limit truncated bootstraps from its final observation.
+    With lambda 0 these are the one-step targets of Equation 5; otherwise Peng's Q(lambda) (Peng and Williams 1994), as
+    in PyMARL2: lambda returns in which every step bootstraps from the greedy joint action. ``terminated`` is 0 where a
+    time limit truncated the episode, which then bootstraps from its final observation.
 
     Args:
         rewards: ``[M]``.
         values: ``[M]``, the target network's value of each row's greedy joint action.
-        batch: the batch, which says how the rows are packed.
+        batch: the batch.
         gamma: discount.
         td_lambda: lambda in [0, 1].
 
@@ -35,7 +33,7 @@ def td_targets(rewards: Tensor, values: Tensor, batch: TrainBatch, gamma: float,
     following = values[batch.next]  # [M]
     if td_lambda == 0.0:
         return rewards + discount * following
-    targets = values.clone()  # a row that nothing follows is what the row before it bootstraps from
+    targets = values.clone()  # the row before a final observation bootstraps from its value
     sizes = batch.batch_sizes.tolist()
     end = len(values) - sizes[-1]
     later = targets[end:]

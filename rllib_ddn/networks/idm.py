@@ -13,14 +13,14 @@ from torch import Tensor, nn
 class InternalDistillationModule(nn.Module):
     """A prediction network that learns to match a fixed random target network.
 
-    Both are the same MLP with ReLU on the global state. Where the predictor still errs, the
-    state is new: the error is the loss L_I (Equation 8) and, masked, the intrinsic reward.
+    Both are an MLP with ReLU on the global state. The prediction error is large at new states: it is the loss L_I
+    (Equation 8) and, masked, the intrinsic reward.
 
     Args:
         state_dim: S.
         hidden_dim: width of the hidden layer.
         embed_dim: size of the output H.
-        norm: whether the squared errors of the outputs are summed or averaged, "sum" or "mean".
+        norm: "sum" or "mean" of the outputs' squared errors.
     """
 
     target: nn.Sequential

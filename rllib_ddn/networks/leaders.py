@@ -1,7 +1,7 @@
 """Leaders and their followers: the two networks of the External Distillation Module (section 4.2).
 
-A leader sees the global state, its follower the same agent's observation in the state's place. ``LEADERS``
-is the table of ``state_fusion``: one class a leader, which names the follower that belongs to it.
+A leader sees the global state; its follower sees the agent's observation instead. ``LEADERS`` is the table of the key
+``state_fusion``: one class for each leader, which names the class of its follower.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from rllib_ddn.networks.mixers.mixer import TeamSizes
 
 
 class FusingNetwork(TeamNetwork):
-    """A fusion block, then the agent network: what leaders and followers share.
+    """Base class of leaders and followers: a fusion block, then the agent network.
 
     Subclasses define :meth:`make_fusion` and :meth:`fuse`.
 
     Args:
         sizes: of the team.
-        embed_dim: D, the size of what the fusion block gives.
+        embed_dim: D, the size of the fusion block's output.
         hyper_dim: K, the hidden size of the hypernetwork that generates W.
 
     Attributes:
-        sees_local: whether the agent network sees ``z_i`` beside what the fusion block gives.
+        sees_local: whether the agent network sees ``z_i`` beside the fusion block's output.
     """
 
     sees_local: ClassVar[bool] = False
@@ -48,14 +48,14 @@ class FusingNetwork(TeamNetwork):
 
 
 class Follower(FusingNetwork):
-    """A network that plays on local information alone, ``fuse(z)``; it learns from its leader."""
+    """Acts on local information alone, ``fuse(z)``, and learns from its leader."""
 
 
 class Leader(FusingNetwork):
-    """A network that sees the global state, ``fuse(z, state)``; it learns from the team's reward.
+    """Sees the global state, ``fuse(z, state)``, and learns from the team's reward.
 
     Attributes:
-        follower: the class of the follower that belongs to it.
+        follower: the class of its follower.
     """
 
     sees_state = True
@@ -98,7 +98,7 @@ class RawFollower(Follower):
 
 
 class RawLeader(Leader):
-    """The state as it is (Table 3): ``S_hat_i = Linear(S, z_i)``, without a hypernetwork."""
+    """The ablation "raw state" (Table 3): ``S_hat_i = Linear(S, z_i)``, without a hypernetwork."""
 
     follower = RawFollower
 

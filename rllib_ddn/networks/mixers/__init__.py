@@ -1,4 +1,4 @@
-"""Mixing networks: from the agents' Q values to Q_tot. One file a mixer, one line in ``MIXERS``."""
+"""Mixing networks: from the agents' Q values to Q_tot. Each has one file and one line in ``MIXERS``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixer interface and its inputs."""
+"""The interface of mixers, and their inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rllib_ddn.team import TeamSpec
 
 
 class TeamSizes(NamedTuple):
-    """Sizes that networks are made for.
+    """The sizes of a team, from which its networks are built.
 
     Attributes:
         num_agents: N.
@@ -33,7 +33,7 @@ class TeamSizes(NamedTuple):
 
     @classmethod
     def of(cls, spec: TeamSpec, hidden_dim: int) -> TeamSizes:
-        """The sizes of networks for this team."""
+        """The sizes of this team, with the GRU's."""
         return cls(spec.num_agents, spec.num_actions, spec.state_dim, spec.obs_dim, hidden_dim)
 
     @property
@@ -44,7 +44,7 @@ class TeamSizes(NamedTuple):
 
 @dataclass
 class TeamValues:
-    """M time steps of a team: the agents' values, and the joint action to be valued.
+    """M time steps of a team: the agents' Q values, and a joint action.
 
     Attributes:
         q_values: ``[M, N, A]``, of all actions.
@@ -82,14 +82,14 @@ class TeamValues:
 
 
 class Mixer(nn.Module, ABC):
-    """Makes Q_tot of the agents' Q values (paper, Equations 1 and 2).
+    """Computes Q_tot from the agents' Q values (paper, Equations 1 and 2).
 
-    A mixer is built as ``Mixer(sizes, **mixer_config)``; the arguments behind ``sizes`` are its options: one that is
-    annotated as ``int`` is a size, from 1 to 8,192, and is checked before the mixer is built. Most mixers are a
-    :meth:`forward` alone. The learner keeps a target copy of it, and trains its parameters with the agent network's.
+    A mixer is built as ``Mixer(sizes, **mixer_config)``. The arguments after ``sizes`` are its options; one that is
+    annotated as ``int`` is a size from 1 to 8,192, and is checked before the mixer is built. Most mixers only define
+    :meth:`forward`. The host keeps a target copy, and one optimizer trains mixer and agent network.
 
     Attributes:
-        hosts_ddn: whether it can be DDN's host.
+        hosts_ddn: whether DDN can be built on it.
     """
 
     hosts_ddn = True
@@ -102,21 +102,21 @@ class Mixer(nn.Module, ABC):
         """``Q_tot(tau, u)``, ``[M]``."""
 
     def bootstrap(self, team: TeamValues) -> Tensor:
-        """The value of ``team.actions`` that TD targets are made of, ``[M]``; called on the target mixer,
-        with the target network's values. By default Q_tot."""
+        """The value of ``team.actions`` from which TD targets bootstrap, ``[M]``; called on the target mixer with the target
+        network's values. By default Q_tot."""
         return self(team)
 
     def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Statistics]:
         """The loss of agent network and mixer, by default L_global (Equation 5).
 
         Args:
-            team: the online network's values and the joint action that was taken.
+            team: the online network's values and the joint action taken.
             target: ``[M]``, the TD target y.
-            greedy_value: ``[M]``, :meth:`bootstrap` of this very step's greedy joint action.
+            greedy_value: ``[M]``, :meth:`bootstrap` of the greedy joint action at the same step.
             valid: ``[M]``, 1 at steps, 0 elsewhere.
 
         Returns:
-            The loss, and statistics by name: ``q_tot_mean``, and whatever the mixer adds.
+            The loss, and statistics by name: ``q_tot_mean``, and any that the mixer adds.
         """
         q_tot = self(team)
         return global_loss(q_tot, target, valid), self.statistics(q_tot, valid)

@@ -14,18 +14,17 @@ from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, mlp
 class QattenMixer(Mixer):
     """``Q_tot = c(s) + sum_h w_h(s) sum_i lambda_{i,h} Q_i`` (Yang et al. 2020).
 
-    ``lambda_h = softmax_i(key_h(e_i) . query_h(s) / sqrt(E))``: the query comes from the global
-    state, the keys from the agents' own features ``e_i``. The paper takes those out of StarCraft's
-    state; here they are the local information ``z_i``, which every env has. Attention and head weights
-    are non-negative, so Q_tot is monotone and IGM holds.
+    ``lambda_h = softmax_i(key_h(e_i) . query_h(s) / sqrt(E))``: the query comes from the global state, the keys from the
+    agents' features ``e_i``. The paper takes those out of StarCraft's state; here they are the local information ``z_i``,
+    which every env has. Attention and head weights are non-negative, so Q_tot is monotone and IGM holds.
 
     Args:
         sizes: of the team.
         embed_dim: size E of queries and keys.
-        hypernet_dim: hidden width of the networks that make queries and head weights.
+        hypernet_dim: hidden width of the networks that generate queries and head weights.
         num_heads: number of attention heads.
-        weighted_heads: whether heads have weights w_h(s); else each counts 1.
-        attention_coeff: weight of the mean squared attention logits, which are kept small.
+        weighted_heads: whether heads have weights w_h(s); else their weights are 1.
+        attention_coeff: weight of the mean squared attention logits, a penalty that keeps them small.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class QattenMixer(Mixer):
             raise ValueError(f"mixer_config['attention_coeff'] is a weight of at least 0; got {attention_coeff!r}.")
         self.heads, self.embed_dim, self.attention_coeff = num_heads, embed_dim, attention_coeff
         self.query = mlp(sizes.state_dim, num_heads * hypernet_dim)
-        # A query layer of each head's own, on its own part of the hidden layer.
+        # Each head has a query layer, on its part of the hidden layer.
         self.query_head = nn.Parameter(torch.empty(num_heads, hypernet_dim, embed_dim))
         nn.init.uniform_(self.query_head, -1 / math.sqrt(hypernet_dim), 1 / math.sqrt(hypernet_dim))
         self.key = nn.Linear(sizes.local_dim, num_heads * embed_dim, bias=False)

@@ -17,7 +17,7 @@ class QMixer(Mixer):
     Args:
         sizes: of the team.
         embed_dim: width E of the mixing layer.
-        hypernet_dim: hidden width of the two-layer hypernetworks that make w_1 and w_2.
+        hypernet_dim: hidden width of the two-layer hypernetworks that generate w_1 and w_2.
     """
 
     def __init__(self, sizes: TeamSizes, embed_dim: int = 32, hypernet_dim: int = 64):

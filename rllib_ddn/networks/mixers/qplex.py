@@ -14,18 +14,15 @@ class QPLEXMixer(Mixer):
     """``Q_tot = sum_i V_i + sum_i lambda_i(s, u) A_i`` (Wang et al. 2020, section 3.2).
 
     The transformation ``Q_i <- w_i(s) Q_i + b_i(s)``, ``w_i > 0``, comes first; ``V_i`` is the
-    largest transformed value of the available actions and ``A_i = Q_i - V_i <= 0``. As every
-    ``lambda_i > 0``, the joint action of the individual argmaxes has the largest Q_tot, whatever
-    lambda: the whole class of IGM functions can be expressed.
+    largest transformed value of the available actions and ``A_i = Q_i - V_i <= 0``. As every ``lambda_i > 0``, the joint
+    action of the individual argmaxes has the largest Q_tot: the whole class of IGM functions can be expressed.
 
-    The advantages that lambda weighs carry no gradient: Q_tot is ``sum_i Q_i + sum_i (lambda_i - 1)
-    stop_gradient(A_i)``.
+    The advantages that lambda weighs have no gradient: Q_tot is ``sum_i Q_i + sum_i (lambda_i - 1) stop_gradient(A_i)``.
 
     Args:
         sizes: of the team.
         hypernet_dim: hidden width of the transformation's networks.
-        num_kernels: number of kernels K that make lambda, each ``|key(s)| sigmoid(agents_i(s))
-            sigmoid(actions_i(s, u))``.
+        num_kernels: K; lambda is the sum of K kernels ``|key(s)| sigmoid(agents_i(s)) sigmoid(actions_i(s, u))``.
         adv_hypernet_dim: hidden width of the kernels' three-layer networks.
     """
 
@@ -55,14 +52,14 @@ class QPLEXMixer(Mixer):
 
 
 class _Kernels(nn.Module):
-    """K three-layer networks with one input and weights of their own: ``[M, X]`` to ``[K, M, Y]``."""
+    """K three-layer networks of one input, computed together: ``[M, X]`` to ``[K, M, Y]``."""
 
     def __init__(self, kernels: int, inputs: int, hidden: int, outputs: int):
         super().__init__()
         self.kernels = kernels
         self.first = nn.Linear(inputs, kernels * hidden)
 
-        def start(*shape: int) -> nn.Parameter:  # as nn.Linear(hidden, ...) starts
+        def start(*shape: int) -> nn.Parameter:  # as in nn.Linear(hidden, ...)
             return nn.Parameter(torch.empty(shape).uniform_(-1 / math.sqrt(hidden), 1 / math.sqrt(hidden)))
 
         self.second_weight, self.second_bias = start(kernels, hidden, hidden), start(kernels, 1, hidden)

@@ -10,14 +10,14 @@ from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, mlp
 
 
 class QTRANMixer(Mixer):
-    """A free joint Q_jt, of which ``sum_i Q_i`` is made a factorization by two soft constraints.
+    """An unrestricted joint Q_jt; two soft constraints make ``sum_i Q_i`` its factorization.
 
     ``L = L_td + opt_coeff L_opt + nopt_coeff L_nopt`` (Son et al. 2019, learning of QTRAN-base), with
     ``D(u) = sum_i Q_i(u_i) - Q_jt(u) + V_jt``: ``L_opt = D(greedy)^2``, ``L_nopt = min(D(u), 0)^2``.
-    Q_jt carries no gradient in the last two. It sees the state and the sum of the agents' encoded
-    hidden states and actions; V_jt sees the state.
+    Q_jt has no gradient in the last two. Its inputs are the state and the sum of the agents' encoded hidden states and
+    actions; that of V_jt is the state.
 
-    It cannot be DDN's host: the Q values that its agents learn are a factorization and no Q_tot.
+    DDN cannot be built on it: its agents learn a factorization of Q_jt, and no Q_tot is mixed from their Q values.
 
     Args:
         sizes: of the team.
@@ -32,7 +32,7 @@ class QTRANMixer(Mixer):
         super().__init__(sizes)
         if min(opt_coeff, nopt_coeff) < 0:
             raise ValueError(
-                f"mixer_config: opt_coeff and nopt_coeff are weights of at least 0; got {opt_coeff!r} and {nopt_coeff!r}."
+                f"mixer_config: opt_coeff and nopt_coeff are at least 0; got {opt_coeff!r} and {nopt_coeff!r}."
             )
         self.num_actions, self.opt_coeff, self.nopt_coeff = sizes.num_actions, opt_coeff, nopt_coeff
         encoding = sizes.hidden_dim + sizes.num_actions

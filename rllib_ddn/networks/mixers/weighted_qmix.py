@@ -1,4 +1,4 @@
-"""Weighted QMIX: a monotone Q_tot that may neglect joint actions of low value (Rashid et al. 2020a)."""
+"""Weighted QMIX: a monotone Q_tot whose squared TD errors are weighted (Rashid et al. 2020a)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from rllib_ddn.networks.mixers.qmix import QMixer
 
 
 class WeightedQMixer(QMixer):
-    """QMIX whose squared TD errors are weighted, and an unrestricted Q* beside it that makes the targets
-    (Rashid et al. 2020a, section 5: ``sum w(s, u) (Q_tot - y)^2 + sum (Q* - y)^2``,
-    ``y = r + gamma Q*^-(s', argmax Q_tot)``).
+    """QMIX with weights w on its squared TD errors, and an unrestricted Q* from which the targets bootstrap:
+    ``sum w(s, u) (Q_tot - y)^2 + sum (Q* - y)^2`` with ``y = r + gamma Q*^-(s', argmax Q_tot)`` (Rashid et al. 2020a,
+    section 5).
 
-    Q* has an agent network of its own on the local information ``z_i`` and a feed-forward mixer
-    without monotonicity.
+    Q* has a second agent network on the local information ``z_i``, and a feed-forward mixer that need not be monotone.
 
     Args:
         sizes: of the team.
-        alpha: weight in (0, 1] of the joint actions that are not trusted. The paper has 0.1 for
-            Predator-Prey, and for StarCraft 0.75 (CW) and 0.5 (OW).
+        alpha: weight in (0, 1] of joint actions that are not :meth:`trusted`. The paper has 0.1 for Predator-Prey, and for
+            StarCraft 0.75 (CW) and 0.5 (OW).
         central_dim: width of Q*'s mixer.
         embed_dim: see :class:`QMixer`.
         hypernet_dim: see :class:`QMixer`.
@@ -56,12 +55,12 @@ class WeightedQMixer(QMixer):
 
     @abstractmethod
     def trusted(self, team: TeamValues, q_tot: Tensor, target: Tensor, greedy_value: Tensor) -> Tensor:
-        """Where errors have the weight 1, ``[M]`` bool."""
+        """Joint actions whose errors have the weight 1, ``[M]`` bool."""
 
 
 class CWQMixer(WeightedQMixer):
-    """Centrally-weighted QMIX: trusts a joint action if it is the greedy one or if its target is above
-    Q* of the greedy one (Rashid et al. 2020a, CW-QMIX)."""
+    """Centrally-weighted QMIX: trusts the greedy joint action, and those whose target is above its Q* (Rashid et al. 2020a,
+    CW-QMIX)."""
 
     def trusted(self, team: TeamValues, q_tot: Tensor, target: Tensor, greedy_value: Tensor) -> Tensor:
         return (team.actions == team.greedy).all(-1) | (target > greedy_value)
