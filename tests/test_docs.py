@@ -1,7 +1,7 @@
-"""README, CONTRIBUTING and docs/: every block is run, links lead somewhere, tables are in step, and the site builds.
+"""README, CONTRIBUTING and docs/: blocks run, links resolve, generated tables are up to date, and the site builds.
 
-Python blocks run as they are, but for their budgets. Shell commands go to a function for each program in ``CHECKS``; a
-training is parsed and checked as the command does it, and then a small one with its settings runs.
+Python blocks run with small budgets. Each shell command goes to the function of its program in ``CHECKS``. A training is
+parsed and checked as the command does it, and then a small one with its settings runs.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from support.programs import run_program
 pytestmark = pytest.mark.usefixtures("cluster")
 
 README = ROOT / "README.md"
-LANGUAGES = {"python", "bash", "yaml", "text"}  # text is what is shown and not run
+LANGUAGES = {"python", "bash", "yaml", "text"}  # text is not run
 BIN = Path(sys.executable).parent
 TINY = {
     "train_batch_size": 4,
@@ -40,13 +40,13 @@ TINY = {
     "num_env_runners": 0,
     "evaluation_interval": None,
 }
-# Arguments of commands on results: what the pages' trainings have, and what the small training here has.
+# Arguments of commands on results, replaced to fit the small training here.
 SMALLER = {"250000": "0", "150000": "0", "300000": "1000000", "win_rate": "episode_return_mean"}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The README's first command, stopped early on a game that is as large as the full one but short: its folder of results."""
+    """The results of the README's first command, with a short Predator-Prey of full size and two iterations."""
     (first, _) = commands(blocks(README, "bash")[0])
     storage = tmp_path_factory.mktemp("ray_results")
     game = {"grid_size": 10, "num_predators": 8, "num_prey": 8, "episode_limit": 10}
@@ -74,11 +74,9 @@ def checkpoint(trained):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_can_be_run_or_says_why_not(page):
+def test_every_block_has_a_known_language(page):
     for block in blocks(page):
         assert block.language in LANGUAGES, f"{block}: {block.language!r}"
-        if block.why_not:
-            assert "not run by the tests" in page.read_text(), f"{block} is not run, which the page does not say"
 
 
 def test_python_blocks_run(checkpoint, tmp_path):
@@ -108,8 +106,8 @@ def test_commands_run(block, shell):
         shell(command)
 
 
-def test_what_is_not_run_can_be_parsed(shell):
-    """StarCraft's trainings, up to the check of the env."""
+def test_skipped_trainings_are_valid(shell):
+    """Trainings on StarCraft: their options and configs, without the env."""
     skipped = [
         command for page in PAGES for block in blocks(page, "bash") if block.why_not for command in commands(block)
     ]
@@ -130,7 +128,7 @@ def _first(spec):
 
 
 class Shell:
-    """Runs what a user would type; ``trained`` stands in for ~/ray_results, and its checkpoint for CHECKPOINT."""
+    """Runs shell commands; ``trained`` replaces ~/ray_results, and its checkpoint CHECKPOINT."""
 
     def __init__(self, trained, checkpoint, build, monkeypatch):
         self._places = {"~/ray_results": str(trained), "CHECKPOINT": str(checkpoint)}
@@ -151,14 +149,14 @@ class Shell:
         return done.stdout
 
     def parsed(self, command):
-        """The experiments and options of a training, as the command's run() gets them."""
+        """The experiments and options that the command passes to run()."""
         got = []
         self._patch.setattr(training, "run", lambda *given: got.append(given))
         self.rllib(*command[1:])
         return got[0][:2]
 
     def train(self, arguments):
-        """Checks all experiments as the command does, and runs two rounds of the first variant of each."""
+        """Checks all experiments as the command does, and runs two iterations of the first variant of each."""
         experiments, options = self.parsed(["rllib", *arguments])
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(ROOT)
@@ -169,7 +167,7 @@ class Shell:
             assert spec["stop"].keys() <= {"timesteps_total", "training_iteration"}
             config = {**_first(spec), **TINY, "min_sample_timesteps_per_iteration": 1}
             if config["env"] == "predator_prey":
-                config["env_config"] = {**config["env_config"], **SMALL_GAME}
+                config["env_config"] = {**config.get("env_config", {}), **SMALL_GAME}
             algo = self._build(get_trainable_cls(spec["run"]).get_default_config().update_from_dict(config))
             results = [algo.train() for _ in range(2)]
             assert results[-1]["info"]["num_updates"] > 0
@@ -178,18 +176,18 @@ class Shell:
         self.train(["train", "file", *arguments, "--resume"])
 
     def evaluate(self, arguments):
-        """With the tests' Ray in the place of one of its own."""
+        """On the tests' Ray cluster."""
         assert not any("--save-replay" in argument for argument in arguments)
         own_ray = SimpleNamespace(init=lambda **options: None, shutdown=lambda: None)
         self._patch.setattr(playing, "ray", own_ray)
         assert json.loads(self.rllib(*arguments, "--episodes", "1", "--json"))["follower"]["episode_len_mean"] == 10
 
     def plain(self, arguments):
-        """As it is, on the small training's results."""
+        """Unchanged, on the small training's results."""
         assert self.rllib(*(SMALLER.get(argument, argument) for argument in arguments))
 
     def reproduce(self, arguments):
-        """The grid that it would run."""
+        """Validates the grid without running it."""
         ran = []
         self._patch.setattr(reproducing, "reproduce", lambda name, **given: ran.append((name, given)) or 0)
         self.rllib(*arguments)
@@ -199,7 +197,7 @@ class Shell:
             get_trainable_cls(trial.run).get_default_config().update_from_dict(trial.config).validate()
 
     def python(self, arguments):
-        """A script's arguments are what its parser takes."""
+        """The script's parser accepts the arguments."""
         script, *given = arguments
         self._patch.setattr(sys, "argv", [script, *given])
         self._patch.syspath_prepend(str(ROOT / "scripts"))
@@ -211,13 +209,13 @@ class Shell:
             assert not given, f"{script} takes no arguments"
 
     def script(self, arguments):
-        """This very suite runs it; so its syntax, and that what it is given exists."""
+        """Checks the syntax of the scripts and that their arguments exist."""
         subprocess.run(["bash", "-n", *(ROOT / "scripts" / name for name in ("setup", "train", "test"))], check=True)
         for argument in arguments:
             assert not argument.endswith(".py") or (ROOT / argument).is_file()
 
     def pip(self, arguments):
-        """Names no extra that there is not, and no package that this one does not name; nothing is fetched by a test."""
+        """Checks that extras and packages are those of pyproject.toml; installs nothing."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         extras = project["optional-dependencies"]
         required = {re.match(r"[\w-]+", line)[0] for line in sum(extras.values(), project["dependencies"])}
@@ -229,12 +227,12 @@ class Shell:
             assert set(filter(None, (here[1] or "").split(","))) <= extras.keys()
 
     def others(self, name):
-        """Programs of others are in the environment that the tests run in."""
+        """The program is installed."""
         assert (BIN / name).exists(), f"{name} is not installed"
 
 
 class _ParsedError(Exception):
-    """A script's arguments are good."""
+    """The arguments were accepted."""
 
 
 def _parse_and_stop(parser, args=None, namespace=None, parse=argparse.ArgumentParser.parse_known_args):
@@ -268,7 +266,7 @@ CHECKS = {
 
 @pytest.fixture
 def shell(trained, checkpoint, build, monkeypatch, tmp_path):
-    """In a folder of its own, with the repository's files beside."""
+    """A shell in a temporary directory with links to the repository's files."""
     for name in ("tuned_examples", "scripts", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -283,7 +281,7 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_resolve(page):
     for link in links(page):
         if re.match(r"https?://", link):
             continue
@@ -294,42 +292,46 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "examples").glob("[a-z]*.py")), ids=lambda path: path.stem)
-def test_extending_shows_the_examples_as_they_are(path):
+def test_extending_shows_the_examples(path):
     assert path.read_text() in (ROOT / "docs" / "extending.md").read_text()
 
 
-def test_the_tables_of_keys_are_in_step():
+def test_generated_tables_are_up_to_date():
     made = runpy.run_path(str(ROOT / "scripts" / "document.py"))
     for name in made["PAGES"]:
         page = (ROOT / "docs" / name).read_text()
         assert made["documented"](page) == page, "run scripts/document.py"
 
 
-def test_the_site_builds_and_fetches_nothing(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "mkdocs",
-        "build",
-        "--strict",
-        "-f",
-        ROOT / "docs/mkdocs/mkdocs.yml",
-        "-d",
-        tmp_path,
-    ]
+def _pages(nav):
+    for entry in nav:
+        for value in entry.values():
+            yield from _pages(value) if isinstance(value, list) else (value,)
+
+
+def test_the_site_builds_and_works_from_disk(tmp_path):
+    config = ROOT / "docs/mkdocs/mkdocs.yml"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", config, "-d", tmp_path]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    nav = yaml.safe_load((ROOT / "docs/mkdocs/mkdocs.yml").read_text())["nav"]
-    assert sorted(name for entry in nav for name in entry.values()) == sorted(
-        page.name for page in (ROOT / "docs").glob("*.md")
-    )
-    for site_page in tmp_path.glob("*.html"):
-        fetched = re.findall(
+    docs = ROOT / "docs"
+    pages = sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
+    assert sorted(_pages(yaml.safe_load(config.read_text())["nav"])) == pages
+    for site_page in tmp_path.rglob("*.html"):
+        remote = re.findall(
             r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"?(?:https?:)?//[^>]*>", site_page.read_text()
         )
-        assert not fetched, f"{site_page.name}: {fetched}"
+        assert not remote, f"{site_page.name}: {remote}"
     reference = (tmp_path / "reference.html").read_text()
     assert "rllib_ddn.networks.mixers.mixer.Mixer.bootstrap" in reference
     assert not re.search(r":(class|func|mod|meth):|code-block::", reference)
-    assert (tmp_path / "repository/tuned_examples/results/sight.png").is_file()
+    for link in re.findall(r'src="((?:\.\./)*repository/[^"]+)"', (tmp_path / "algorithms/peers.html").read_text()):
+        assert (tmp_path / "algorithms" / link).is_file()
+    # The search from file://: an index in a script, and the shim in the place of a web worker.
+    index = (tmp_path / "search/search_index.js").read_text()
+    found = {entry["location"].partition("#")[0] for entry in json.loads(index.removeprefix("var __index = "))["docs"]}
+    assert found == {page.replace(".md", ".html") for page in pages}
+    for page in ("index.html", "algorithms/vdn.html"):
+        (shim,) = re.findall(r'<script src="([^"]*iframe-worker[^"]*)">', (tmp_path / page).read_text())
+        assert (tmp_path / page).parent.joinpath(shim).is_file()

@@ -1,5 +1,4 @@
-"""Lets pages point at files of the repository, as plain files do: pictures are copied into the site, and links to code
-become the code's path."""
+"""MkDocs hooks: copy figures from outside of docs/ into the site, drop links to source files, add the search's shim."""
 
 from __future__ import annotations
 
@@ -8,20 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-PICTURE = re.compile(r"!\[(?P<text>[^\]]*)\]\(\.\./(?P<path>[^)]+)\)")
-LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\(\.\./(?P<path>[^)#]+)\)")
+OUTSIDE = r"\((?P<up>(?:\.\./)+)(?P<path>[^)#]+)\)"
+PICTURE = re.compile(r"!\[(?P<text>[^\]]*)\]" + OUTSIDE)
+LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]" + OUTSIDE)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pictures that lie outside of docs/ to the site, under ``repository/``."""
-    pages = [Path(file.abs_src_path).read_text() for file in files.documentation_pages() if file.abs_src_path]
-    for path in sorted({match["path"] for page in pages for match in PICTURE.finditer(page)}):
-        files.append(File.generated(config, f"repository/{path}", abs_src_path=str(ROOT / path)))
+    """Adds the shim and all figures in tuned_examples/results, the latter as ``repository/PATH``."""
+    for path in sorted((ROOT / "tuned_examples" / "results").glob("*.png")):
+        files.append(File.generated(config, f"repository/{path.relative_to(ROOT)}", abs_src_path=str(path)))
+    shim = str(Path(__file__).with_name("iframe-worker.js"))
+    files.append(File.generated(config, "assets/iframe-worker.js", abs_src_path=shim))
     return files
 
 
-def on_page_markdown(markdown: str, **context: Any) -> str:
-    """Points pictures at their copies, and takes the links off what is not in the site."""
-    return LINK.sub(r"\g<text>", PICTURE.sub(r"![\g<text>](repository/\g<path>)", markdown))
+def on_page_markdown(markdown: str, page: Page, **context: Any) -> str:
+    """Redirects figures outside of docs/ to their copies, and reduces links outside of it to their text."""
+    depth = page.file.src_uri.count("/")
+
+    def outside(match: re.Match[str]) -> bool:
+        return match["up"].count("../") > depth
+
+    def picture(match: re.Match[str]) -> str:
+        return f"![{match['text']}]({'../' * depth}repository/{match['path']})" if outside(match) else match[0]
+
+    return LINK.sub(lambda match: match["text"] if outside(match) else match[0], PICTURE.sub(picture, markdown))
