@@ -32,7 +32,7 @@ def check_shape(values: Tensor, like: Tensor, what: str) -> None:
     """
     if values.shape != like.shape:
         raise ValueError(
-            f"{what} has the shape {list(values.shape)}, but there are {list(like.shape)} steps: give one number a step."
+            f"{what} has the shape {list(values.shape)}, but there are {list(like.shape)} steps: one number a step."
         )
 
 

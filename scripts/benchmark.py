@@ -1,9 +1,9 @@
-"""Measures what docs/performance.md says about speed and size, and prints it as tables.
+"""Measures the figures of docs/performance.md on speed and size, and prints it as tables.
 
 python scripts/benchmark.py [SECTION ...] [--quick] [--json FILE] [--compare FILE]
 
 Updates are given as ratios to a plain step-by-step QMIX update (scripts/yardstick.py), which takes
-turns with them: seconds depend on the machine and its mood, ratios much less. So does the machine's
+turns with them: seconds depend on the machine and its load, ratios much less. So does the machine's
 limit, which is a large matrix product. All figures are medians. Leave the machine otherwise idle.
 """
 
@@ -76,7 +76,7 @@ class Benchmark(Updates):
         self.results["sampling"] = figures
 
     def scaling(self) -> None:
-        """Remote env runners of an env that needs 10 ms a step, one game each."""
+        """Remote env runners of an env that needs 10 ms a step, one episode at a time."""
         figures: dict[str, float] = {}
         rows = []
         for runners in (1, 2) if self.quick else (1, 2, 4):
@@ -111,7 +111,7 @@ class Benchmark(Updates):
         self.results["end to end"] = figures
 
     def smax(self) -> None:
-        """Training on SMAX's 3s5z, without evaluations: on one core, and with one core that plays while the other learns."""
+        """Training on SMAX 3s5z, without evaluations: on one core, and on two, one of which samples."""
         rows, figures = [], {}
         for name in ("QMIX", "DDN on QMIX"):
             for cores in (1, 2):
@@ -125,13 +125,13 @@ class Benchmark(Updates):
         self.results["smax"] = figures
 
     def win(self) -> None:
-        """Time until a network wins 0.8 of 64 greedy games on SMAX's 2s3z, of DDN the follower, evaluations included: one core
-        plays, the other learns."""
+        """Time until a network wins 0.8 of 64 greedy episodes on SMAX 2s3z, the follower for DDN; evaluations included:
+        one core plays, the other learns."""
         rows: list[tuple[str, ...]] = []
         for name, network in (("QMIX", "agent"), ("DDN on QMIX", "follower")):
             for seed in (1,) if self.quick else (1, 2):
                 algo = smax_config(name, "2s3z", 2).debugging(seed=seed).build_algo()
-                algo.evaluate()  # compiles the games of evaluations, which later algorithms find compiled
+                algo.evaluate()  # compiles the evaluation, also for later algorithms
                 start, won, steps = time.perf_counter(), 0.0, 0
                 while won < 0.8 and steps < 500_000:
                     result = algo.train()
@@ -218,7 +218,7 @@ class Benchmark(Updates):
 
 
 def smax_config(name: str, map_name: str, cores: int) -> ValueDecompositionConfig:
-    """The settings of tuned_examples/comparisons/smax.yaml; the first core learns, and plays where it is the only one."""
+    """The settings of tuned_examples/comparisons/smax.yaml; a second core samples, or else the first."""
     config = LEARNERS[name]().environment("smax", env_config={"map_name": map_name})
     config.env_runners(num_env_runners=cores - 1, num_envs_per_env_runner=32, sample_timeout_s=600)
     config.training(updates_per_episode=0.25, sample_ahead=cores > 1).reporting(
@@ -229,9 +229,9 @@ def smax_config(name: str, map_name: str, cores: int) -> ValueDecompositionConfi
 
 
 class SlowPredatorPrey(PredatorPreyTeam):
-    """Predator-Prey that takes 10 ms a step, as games of StarCraft do."""
+    """Predator-Prey that takes 10 ms a step, as StarCraft does."""
 
-    vectorize = None  # type: ignore[assignment]  # one game after the other
+    vectorize = None  # type: ignore[assignment]  # one env after the other
 
     def step(self, actions: Any) -> Any:
         time.sleep(0.01)

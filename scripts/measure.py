@@ -91,7 +91,7 @@ def leaves(results: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, f
 
 
 def random_episodes(spec: Any, count: int, steps: int) -> Episodes:
-    """Full episodes of noise in the env's own types."""
+    """Full episodes of noise in the env's dtypes."""
     rng = np.random.default_rng(0)
     episodes = empty_episodes(count, steps, spec)
     for name in ("obs", "state", "action_mask"):

@@ -1,4 +1,4 @@
-"""The fusion blocks equal the paper's ``x W + B`` with W materialized, in value and gradient, and start as they should."""
+"""The fusion blocks equal the paper's ``x W + B`` with W materialized, in value and gradient, and start small."""
 
 import pytest
 import torch
@@ -98,7 +98,7 @@ def test_x_w_learns_no_faster_than_b(make, state_dim, obs_dim):
         assert of_w.square().mean() < of_b.square().mean()
 
 
-def test_every_agent_has_weights_of_its_own():
+def test_agents_have_different_weights():
     torch.manual_seed(0)
     w, b = generated(PersonalizationFusionBlock(X, Z, D, K), torch.randn(1, N, Z))
     assert w.shape == (1, N, X, D)

@@ -92,7 +92,7 @@ def test_the_reward_is_taken_before_the_predictor_learns(build):
 
 
 def test_trajectory_stage_is_the_same_reward(build):
-    """postprocess_trajectory adds coeff * m * L_I, with m drawn from the episode's id."""
+    """postprocess_trajectory adds coeff * m * L_I, with m seeded by the episode id."""
     policy = build(intrinsic_reward_stage="trajectory", mask_probability=0.5, intrinsic_reward_coeff=2.0).get_policy()
     steps, spec, rng = 40, policy.spec, np.random.default_rng(0)
     state = rng.normal(size=(steps + 1, spec.state_dim)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Mixers against independent computations, IGM by enumeration, and the games that tell them apart."""
+"""Mixers against independent computations, IGM by enumeration, and matrix games that distinguish them."""
 
 import itertools
 
@@ -175,7 +175,7 @@ def test_qplex_stops_the_advantages_gradient():
 
 @pytest.mark.parametrize("name", ["cwqmix", "owqmix"])
 def test_weighted_qmix_loss_by_hand(name):
-    """The weights of CW- and OW-QMIX (Rashid et al. 2020a), step by step, and Q*'s own error."""
+    """The weights of CW- and OW-QMIX (Rashid et al. 2020a), step by step, and the error of Q*."""
     mixer, team = make(name, alpha=0.25, central_dim=8), random_team(40)
     team.actions[::3] = team.greedy[::3]
     with torch.no_grad():

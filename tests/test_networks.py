@@ -86,7 +86,7 @@ def test_packed_gru_equals_torchs():
         torch.testing.assert_close(gru(x, h0, tuple(theirs.parameters()), sizes)[0], out.data)
 
 
-def test_the_loop_without_pythons_lock_is_the_same_bit_for_bit(monkeypatch):
+def test_the_loop_that_releases_the_gil_is_the_same_bit_for_bit(monkeypatch):
     """TorchScript's loops, and the same loops in Python, as they are where torch has no TorchScript."""
 
     monkeypatch.delattr(torch.jit, "script")
@@ -98,7 +98,7 @@ def test_the_loop_without_pythons_lock_is_the_same_bit_for_bit(monkeypatch):
         assert isinstance(getattr(gru_module, name), torch.jit.ScriptFunction)
     torch.manual_seed(0)
     weights = tuple(torch.nn.GRU(4, 5).parameters())
-    for sizes in ([6, 6, 4, 1], [3] * 7, [1], [6, 6, 4, 1]):  # TorchScript compiles anew for some shapes
+    for sizes in ([6, 6, 4, 1], [3] * 7, [1], [6, 6, 4, 1]):  # TorchScript recompiles for some shapes
         x, h0 = torch.randn(sum(sizes), 4, requires_grad=True), torch.randn(sizes[0], 5, requires_grad=True)
         results = []
         for module in (plain, gru_module):

@@ -15,7 +15,7 @@ SPEC = SimpleNamespace(num_agents=2, num_actions=3, obs_dim=4, state_dim=5, obs_
 
 
 def episode(number, length):
-    """An episode whose every entry tells its number."""
+    """An episode filled with its number."""
     out = empty_episodes(1, length, SPEC)
     out["obs"][:] = out["state"][:] = out["rewards"][:] = number
     out["actions"][:] = number % 3
@@ -44,7 +44,7 @@ def test_sampling_is_uniform_and_without_replacement():
         numbers = replay.sample(4, rng)["rewards"][:, 0].astype(int)
         assert len(set(numbers)) == 4
         counts[numbers] += 1
-    # Each is drawn 800 times in expectation, with a standard deviation of 22.
+    # Each is sampled 800 times in expectation, with a standard deviation of 22.
     assert np.abs(counts - 800).max() < 100
 
 
@@ -203,7 +203,7 @@ NOWHERE = 8192e3, 4096e3  # what the machine has
         ("0::/\n", "", V2, "max", "", NOWHERE),
         ("0::/\n", "", V2, "3000000", "anon 1\ninactive_file 500000", (3e6, 2.5e6)),
         ("0::/a/b\n", "a", V2, "3000000", "", (3e6, 2e6)),
-        # In a container, which does not see its own path.
+        # In a container, whose path is not visible inside.
         ("5:cpu:/x\n4:memory:/x\n0::/\n", "memory", V1, "3000000", "total_inactive_file 1", (3e6, 2000001.0)),
         ("4:memory:/x\n", "memory/x", V1, "9223372036854771712", "", NOWHERE),
     ],

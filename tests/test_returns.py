@@ -23,17 +23,17 @@ def test_the_range_by_hand():
     returns.add(episodes_of([0, 0, 8], [-2], terminated=[True, True]), 0.5)
     assert (returns.low, returns.high) == (-2, 8)  # 2, 4 and 8 from the steps of the first
     returns.add(episodes_of([-3, -3], [1], terminated=[False, True]), 0.5)
-    assert (returns.low, returns.high) == (-6, 8)  # -3 for ever is -6
+    assert (returns.low, returns.high) == (-6, 8)  # -3 forever is -6
     returns.add(episodes_of([], [], terminated=[True, True]) | {"length": np.zeros(0, int)}, 0.5)
     assert returns.episodes == 4
 
 
 GAMMA = 0.99
-ALWAYS_LATE = episodes_of(*[[-1.0] * 25] * 100, terminated=[False] * 100)  # -22 in 25 steps, -100 if it went on
+ALWAYS_LATE = episodes_of(*[[-1.0] * 25] * 100, terminated=[False] * 100)  # -22 in 25 steps, -100 if it continued
 
 
 @pytest.mark.parametrize(("mean", "drifts"), [(233, 1), (101, 1), (99, 0), (-22, 0), (-150, 0), (-201, 1)])
-def test_a_mean_target_outside_by_more_than_the_width_is_seen_once(mean, drifts):
+def test_a_mean_target_outside_by_more_than_the_width_is_reported_once(mean, drifts):
     returns = ReturnRange()
     returns.add(ALWAYS_LATE, GAMMA)
     assert [returns.check(mean, np.nan, 600, GAMMA) for _ in range(4)] == [False, drifts, False, False]
@@ -80,5 +80,5 @@ def test_a_run_that_drifts_warns_once_also_after_a_restore(build, tmp_path, capl
     assert other.returns == algo.returns
     for _ in range(3):
         other.train()
-    told = [record.getMessage() for record in caplog.records if "timeouts" in record.getMessage()]
-    assert len(told) == (mixer is Drifting)
+    warnings = [record.getMessage() for record in caplog.records if "timeouts" in record.getMessage()]
+    assert len(warnings) == (mixer is Drifting)

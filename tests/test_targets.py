@@ -80,7 +80,7 @@ def test_lambda_1_of_a_terminated_episode_is_its_discounted_return(sample):
     assert float(ours[rows.index((0, 0))]) == pytest.approx(discounted, rel=1e-5)
 
 
-def test_targets_of_ones_own(sample):
+def test_custom_targets(sample):
     """The example of two steps, against the rewards and values by hand."""
     batch, episodes, rows, values = sample
     y = two_steps(batch.rewards, torch.tensor([values[row] for row in rows]), batch, GAMMA)
@@ -93,7 +93,7 @@ def test_targets_of_ones_own(sample):
             assert float(y[rows.index((b, t))]) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-def test_targets_of_ones_own_are_learned_from(build):
+def test_custom_targets_are_learned_from(build):
     algo = build(small_config(QMIXConfig, targets=target.config.targets))
     assert algo.get_policy().model.host.targets is two_steps
     for _ in range(3):

@@ -116,7 +116,7 @@ def test_padded_and_packed_steps_give_the_same_losses_and_gradients(build):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_learning_side_by_side_is_the_same_bit_for_bit(build):
+def test_concurrent_learning_is_the_same_bit_for_bit(build):
     policy = build().get_policy()
     episodes, results = random_episodes(policy.spec), []
     for policy.executor in (sequential, concurrent):
@@ -148,7 +148,7 @@ def test_learning_side_by_side_is_the_same_bit_for_bit(build):
         ),
     ],
 )
-def test_two_cores_learn_side_by_side(build, cores, options, executor, threads):
+def test_two_cores_learn_concurrently(build, cores, options, executor, threads):
     config = small_config(**options)
     config.num_cpus_for_main_process = cores
     policy = build(config).get_policy()
@@ -156,7 +156,7 @@ def test_two_cores_learn_side_by_side(build, cores, options, executor, threads):
     assert policy.learner_threads == threads
 
 
-def test_torchs_threads_are_set_before_the_first_update(build, monkeypatch):
+def test_threads_are_set_before_the_first_update(build, monkeypatch):
     """Or the follower's thread would take as many as there are cores, and keep them."""
     config, seen = small_config(), []
     config.num_cpus_for_main_process = 2
@@ -173,7 +173,7 @@ def test_torchs_threads_are_set_before_the_first_update(build, monkeypatch):
     assert seen == [1]
 
 
-def test_the_followers_thread_uses_as_many_of_torchs_threads_as_the_learner_now(build, monkeypatch):
+def test_the_followers_thread_follows_torch_set_num_threads(build, monkeypatch):
     """A thread keeps the number that was set when it first ran an operator."""
     policy, before, seen = build().get_policy(), torch.get_num_threads(), []
     policy.executor = concurrent
@@ -191,7 +191,7 @@ def test_the_followers_thread_uses_as_many_of_torchs_threads_as_the_learner_now(
 
 
 @pytest.mark.parametrize("network", ["leader", "follower"])
-def test_an_error_beside_the_other_loss_is_raised_and_nothing_hangs(build, network):
+def test_an_error_in_either_thread_is_raised_and_nothing_hangs(build, network):
     policy = build().get_policy()
     policy.executor = concurrent
 

@@ -39,7 +39,7 @@ class EpisodeReplay:
     def __init__(self, capacity: int = 5000):
         if not (isinstance(capacity, (int, np.integer)) and capacity > 0):
             raise ValueError(
-                f"replay_buffer_config['capacity'] is the number of episodes kept, a positive integer; got {capacity!r}."
+                f"replay_buffer_config['capacity'] is a number of episodes, a positive integer; got {capacity!r}."
             )
         self.capacity = int(capacity)
         self.num_added = 0

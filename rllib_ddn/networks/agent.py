@@ -68,14 +68,14 @@ class AgentNetwork(nn.Module):
         """Computes whole sequences, or one step.
 
         Args:
-            x_hat: ``[M, D]``. With ``batch_sizes``, M rows that are packed as torch packs sequences: those of step 0, then
-                those of step 1, and so on, the longest sequences first. Without, one step of M sequences.
+            x_hat: ``[M, D]``. With ``batch_sizes``, M rows that are packed as torch packs sequences: those of step 0,
+                then those of step 1, and so on, the longest sequences first. Without, one step of M sequences.
             hidden: ``[R, H]``, the GRU's state of R sequences before the first step; None means zeros.
             batch_sizes: ``[T]`` int64 on the CPU, number of sequences at each step.
 
         Returns:
-            features f ``[M, H]``, Q values ``[M, A]``, the GRU's states ``[M, H]``, and its state after the last step, for
-            the sequences that reach it.
+            features f ``[M, H]``, Q values ``[M, A]``, the GRU's states ``[M, H]``, and its state after the last step,
+            for the sequences that reach it.
         """
         features = torch.relu_(self.encoder(x_hat))
         if batch_sizes is None:
@@ -110,8 +110,8 @@ class AgentOutput(NamedTuple):
 class TeamNetwork(nn.Module, ABC):
     """Base class: a fusion of the inputs, then the agent network.
 
-    Each of the M rows is a time step of a team of N agents. In training they are all steps of a batch of episodes, packed
-    without padding (see :class:`AgentNetwork`); in acting, one step of M teams.
+    Each of the M rows is a time step of a team of N agents. In training they are all steps of a batch of episodes,
+    packed without padding (see :class:`AgentNetwork`); in acting, one step of M teams.
 
     Attributes:
         sees_state: whether the global state is an input. If not, it is never passed, and cannot leak.

@@ -9,8 +9,8 @@ W is never built. With ``h = ReLU(Linear(z))`` of size K, a hypernetwork that is
 
     ``sqrt(X) x W  =  sum_k h_k (x A_k) + x C``
 
-which is a linear layer of x with K + 1 outputs for every output of the block, weighted by h and a 1. For the leader this
-layer is computed once per time step and shared by all agents.
+which is a linear layer of x with K + 1 outputs for every output of the block, weighted by h and a 1. For the leader
+this layer is computed once per time step and shared by all agents.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from torch.nn import functional
 class _FusionBlock(nn.Module):
     """The two hypernetworks of a block: W's has a hidden layer, B's is linear.
 
-    x W must not drown B, which alone carries the agent's view into the leader. So x W starts with a tenth of B's variance
-    over time steps and agents, whatever the size of x, and it learns no faster than B: Adam moves every parameter
-    equally far, and an output of x W depends on X (K + 1) of them, one of B on Z. Hence the division by sqrt(X).
+    x W must not drown B, which alone carries the agent's view into the leader. So x W starts with a tenth of B's
+    variance over time steps and agents, whatever the size of x, and it learns no faster than B: Adam moves every
+    parameter equally far, and an output of x W depends on X (K + 1) of them, one of B on Z. Hence sqrt(X).
 
     Args:
         input_dim: X, the size of x.
@@ -107,8 +107,8 @@ class _PerRowFusion(torch.autograd.Function):
     """``sum_k h_k (x A_k) + b`` where every row has its own x, computed in chunks of rows that stay in the cache.
 
     It saves 4 to 8 % of an update of DDN on QMIX beside ``torch.baddbmm`` (B=32, T=200, N=8, one thread: 135 instead of
-    190 ms of 640 with Predator-Prey's sizes, 220 instead of 269 ms with SMAX 3s5z's). All products x A_k are kept for the
-    backward pass, since each number of them takes X operations. The result is written into b.
+    190 ms of 640 with Predator-Prey's sizes, 220 instead of 269 ms with SMAX 3s5z's). All products x A_k are kept for
+    the backward pass, since each number of them takes X operations. The result is written into b.
     """
 
     CHUNK = 512

@@ -2,8 +2,8 @@
 
 An update of DDN on QMIX takes 0.73 s of CPU time with it, 2.5 s with a loop over ``torch.gru_cell`` and 10.8 s with
 torch's packed GRU (B=32, T=200, N=8, one thread of a busy machine). torch leaves the dozen intermediate results of each
-step to the allocator and to autograd. Here a step of all sequences is a handful of in-place operations on rows that stay
-in the cache, forward and backward, and the weights' gradients are summed while these rows are there.
+step to the allocator and to autograd. Here a step of all sequences is a handful of in-place operations on rows that
+stay in the cache, forward and backward, and the weights' gradients are summed while these rows are there.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class _PackedGRU(torch.autograd.Function):
 
 
 def _releasing_the_gil(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function in TorchScript, with the same result, bit for bit. Its loop over steps releases the GIL, so that leader
-    and follower, which learn concurrently, do not wait for one another at each operator. TorchScript is deprecated, and
-    does not support Python 3.14; where it is missing, the function is returned unchanged."""
+    """The function in TorchScript, with the same result, bit for bit. Its loop over steps releases the GIL, so that
+    leader and follower, which learn concurrently, do not wait for one another at each operator. TorchScript is
+    deprecated, and does not support Python 3.14; where it is missing, the function is returned unchanged."""
     if sys.version_info >= (3, 14) or not hasattr(torch.jit, "script"):
         return function
     with warnings.catch_warnings():
@@ -80,8 +80,8 @@ def _releasing_the_gil(function: Callable[..., Any]) -> Callable[..., Any]:
 def _forward_steps(
     x: Tensor, hidden: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, sizes: list[int], train: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The states ``[M, H]``, and for the backward pass the gates r and z ``[M, 2H]``, n and m ``[M, H]``; without ``train``,
-    all steps share the gates' rows."""
+    """The states ``[M, H]``, and for the backward pass the gates r and z ``[M, 2H]``, n and m ``[M, H]``; without
+    ``train``, all steps share the gates' rows."""
     dim, start = hidden.shape[1], 0
     rows = len(x) if train else sizes[0]
     states = x.new_empty(len(x), dim)

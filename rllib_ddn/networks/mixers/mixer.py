@@ -102,8 +102,8 @@ class Mixer(nn.Module, ABC):
         """``Q_tot(tau, u)``, ``[M]``."""
 
     def bootstrap(self, team: TeamValues) -> Tensor:
-        """The value of ``team.actions`` from which TD targets bootstrap, ``[M]``; called on the target mixer with the target
-        network's values. By default Q_tot."""
+        """The value of ``team.actions`` from which TD targets bootstrap, ``[M]``; called on the target mixer with the
+        target network's values. By default Q_tot."""
         return self(team)
 
     def loss(self, team: TeamValues, target: Tensor, greedy_value: Tensor, valid: Tensor) -> tuple[Tensor, Statistics]:

@@ -14,9 +14,9 @@ from rllib_ddn.networks.mixers.mixer import Mixer, TeamSizes, TeamValues, mlp
 class QattenMixer(Mixer):
     """``Q_tot = c(s) + sum_h w_h(s) sum_i lambda_{i,h} Q_i`` (Yang et al. 2020).
 
-    ``lambda_h = softmax_i(key_h(e_i) . query_h(s) / sqrt(E))``: the query comes from the global state, the keys from the
-    agents' features ``e_i``. The paper takes those out of StarCraft's state; here they are the local information ``z_i``,
-    which every env has. Attention and head weights are non-negative, so Q_tot is monotone and IGM holds.
+    ``lambda_h = softmax_i(key_h(e_i) . query_h(s) / sqrt(E))``: the query comes from the global state, the keys from
+    the agents' features ``e_i``. The paper takes those out of StarCraft's state; here they are the local information
+    ``z_i``, which every env has. Attention and head weights are non-negative, so Q_tot is monotone and IGM holds.
 
     Args:
         sizes: of the team.

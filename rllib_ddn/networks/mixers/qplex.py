@@ -14,10 +14,10 @@ class QPLEXMixer(Mixer):
     """``Q_tot = sum_i V_i + sum_i lambda_i(s, u) A_i`` (Wang et al. 2020, section 3.2).
 
     The transformation ``Q_i <- w_i(s) Q_i + b_i(s)``, ``w_i > 0``, comes first; ``V_i`` is the
-    largest transformed value of the available actions and ``A_i = Q_i - V_i <= 0``. As every ``lambda_i > 0``, the joint
-    action of the individual argmaxes has the largest Q_tot: the whole class of IGM functions can be expressed.
+    largest transformed value of the available actions and ``A_i = Q_i - V_i <= 0``. As every ``lambda_i > 0``, the
+    joint action of the individual argmaxes has the largest Q_tot: the whole class of IGM functions can be expressed.
 
-    The advantages that lambda weighs have no gradient: Q_tot is ``sum_i Q_i + sum_i (lambda_i - 1) stop_gradient(A_i)``.
+    The advantages have no gradient: Q_tot is computed as ``sum_i Q_i + sum_i (lambda_i - 1) stop_gradient(A_i)``.
 
     Args:
         sizes: of the team.

@@ -22,8 +22,8 @@ class WeightedQMixer(QMixer):
 
     Args:
         sizes: of the team.
-        alpha: weight in (0, 1] of joint actions that are not :meth:`trusted`. The paper has 0.1 for Predator-Prey, and for
-            StarCraft 0.75 (CW) and 0.5 (OW).
+        alpha: weight in (0, 1] of joint actions that are not :meth:`trusted`. The paper has 0.1 for Predator-Prey, and
+            for StarCraft 0.75 (CW) and 0.5 (OW).
         central_dim: width of Q*'s mixer.
         embed_dim: see :class:`QMixer`.
         hypernet_dim: see :class:`QMixer`.
@@ -59,8 +59,8 @@ class WeightedQMixer(QMixer):
 
 
 class CWQMixer(WeightedQMixer):
-    """Centrally-weighted QMIX: trusts the greedy joint action, and those whose target is above its Q* (Rashid et al. 2020a,
-    CW-QMIX)."""
+    """Centrally-weighted QMIX: trusts the greedy joint action, and those whose target is above its Q* (Rashid et al.
+    2020a, CW-QMIX)."""
 
     def trusted(self, team: TeamValues, q_tot: Tensor, target: Tensor, greedy_value: Tensor) -> Tensor:
         return (team.actions == team.greedy).all(-1) | (target > greedy_value)
