@@ -30,6 +30,7 @@ from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.faults import Failure
 from rllib_ddn.rllib.from_pymarl import HINTS
 from rllib_ddn.rllib.ranges import CUSTOM_MODEL, RANGES, check_keys, check_supported, not_supported
+from rllib_ddn.rllib.ray_internals import ConfigInternals
 from rllib_ddn.rllib.rendering import RENDERED, check_rendering, random_state_kept
 from rllib_ddn.team import TeamEnvError, TeamSpec
 
@@ -37,8 +38,6 @@ LearningRate = float | Sequence[Sequence[float]]  # a schedule is [[env steps, r
 Optimizer = Literal["adam", "rmsprop"] | dict[str, Any]
 A = TypeVar("A", bound="Any")
 
-# Keys that RLlib takes in config dicts although no attribute has their name.
-_DICT_KEYS = ("multiagent", "_enable_new_api_stack", "_is_frozen")
 _KEYS_OF_RLLIBS_TRAINING = frozenset(inspect.signature(AlgorithmConfig.training).parameters) - {"self"}
 _OTHER_KEYS_OF_RLLIB = frozenset(vars(AlgorithmConfig())) - _KEYS_OF_RLLIBS_TRAINING
 
@@ -54,7 +53,7 @@ def _refusing_non_dicts(method: Any) -> Any:
     return checked
 
 
-class ValueDecompositionConfig(AlgorithmConfig):
+class ValueDecompositionConfig(ConfigInternals):
     """Configures a :class:`~rllib_ddn.rllib.value_decomposition.ValueDecomposition`.
 
     The keys of this package are arguments of :meth:`training`, which documents them. A subclass changes a default by a
@@ -129,14 +128,12 @@ class ValueDecompositionConfig(AlgorithmConfig):
         super().__init__(algo_class=algo_class or type(self).algorithm())
         for name in self.keys_with_defaults():
             setattr(self, name, copy.deepcopy(getattr(type(self), name)))
-        self._prior_exploration_config = None  # RLlib takes the class's own key for one that a user has given
         # What these algorithms cannot do without.
         self.enable_rl_module_and_learner = False
         self.enable_env_runner_and_connector_v2 = False
         self.framework_str = "torch"
         self.env_runner_cls = TeamEnvRunner
         self.batch_mode = "complete_episodes"
-        self._disable_preprocessor_api = True  # observations stay in the env's dtype
 
     @classmethod
     def keys_with_defaults(cls) -> list[str]:
@@ -273,10 +270,10 @@ class ValueDecompositionConfig(AlgorithmConfig):
         # Tune and RLlib put notes of their own into dicts.
         config_dict = {k: v for k, v in config_dict.items() if not str(k).startswith("__") and k != "class"}
         for name, value in config_dict.items():
-            translated = self._translate_special_keys(name, warn_deprecated=False)
-            if translated not in vars(self) and name not in _DICT_KEYS:
+            attribute = self.attribute_of(name)
+            if attribute is None:
                 raise ValueError(self._unknown_key(name, [*self.keys_with_defaults(), *RANGES]))
-            check_supported(translated, value)
+            check_supported(attribute, value)
         _refuse_non_dicts(config_dict)
         for name in {"callbacks", "callbacks_class"} & config_dict.keys():
             if isinstance(config_dict[name], str):
@@ -324,11 +321,6 @@ class ValueDecompositionConfig(AlgorithmConfig):
                 raise ValueError(f"evaluation_config: {' '.join(str(error).split())}") from error
 
     @override(AlgorithmConfig)
-    def _validate_callbacks_settings(self) -> None:
-        """RLlib takes functions, as in ``callbacks(on_train_result=...)``, on its new API stack alone; these algorithms
-        take them, too."""
-
-    @override(AlgorithmConfig)
     def get_evaluation_config_object(self) -> AlgorithmConfig | None:
         """Evaluations are greedy, unless ``evaluation_config`` is a dict with an ``explore`` of its own."""
         found = super().get_evaluation_config_object()
@@ -341,10 +333,6 @@ class ValueDecompositionConfig(AlgorithmConfig):
         check_keys(self)  # RLlib compares the values with others, which fails for some
         return super().get_state()
 
-    def _value_error(self, errmsg: str) -> None:
-        """Where RLlib's own checks end: their messages become one line."""
-        raise ValueError(" ".join(errmsg.split()))
-
     def check_gpus(self) -> None:
         """Checks the learner's GPUs, in the learner's process or on its machine.
 
@@ -352,7 +340,7 @@ class ValueDecompositionConfig(AlgorithmConfig):
             ValueError: there are fewer than ``num_gpus``.
         """
         gpus = torch.cuda.device_count()
-        if self.num_gpus > gpus and not self._fake_gpus:
+        if self.num_gpus > gpus and not self.fake_gpus:
             raise ValueError(
                 f"num_gpus is {self.num_gpus}, but the learner finds {gpus or 'no'} GPUs: leave num_gpus 0, and it "
                 f"learns on num_cpus_for_main_process = {self.num_cpus_for_main_process} CPU cores."

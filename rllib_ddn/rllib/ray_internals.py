@@ -49,7 +49,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 from pyarrow.fs import copy_files
@@ -167,17 +167,49 @@ def is_registered(kind: str, name: str) -> bool:
     return _global_registry.contains(kind, name)
 
 
-# -- ray.rllib.execution.train_ops, ray.rllib.algorithms.algorithm_config ------------------------
+# -- ray.rllib.algorithms.algorithm_config -------------------------------------------------------
+
+
+class ConfigInternals(AlgorithmConfig):
+    """RLlib's ``AlgorithmConfig``, whose private parts have public names here."""
+
+    # Keys that RLlib takes in config dicts although no attribute has their name.
+    DICT_KEYS: ClassVar[tuple[str, ...]] = ("multiagent", "_enable_new_api_stack", "_is_frozen")
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class)
+        self._prior_exploration_config = None  # RLlib takes the class's own key for one that a user has given
+        self._disable_preprocessor_api = True  # observations stay in the env's dtype
+
+    @property
+    def fake_gpus(self) -> bool:
+        """``_fake_gpus``: whether a batch is split as over GPUs where there are none."""
+        return self._fake_gpus
+
+    def attribute_of(self, name: str) -> str | None:
+        """The attribute that a key of a config dict sets; None for an unknown key."""
+        attribute = self._translate_special_keys(name, warn_deprecated=False)
+        return attribute if attribute in vars(self) or name in self.DICT_KEYS else None
+
+    @override(AlgorithmConfig)
+    def _validate_callbacks_settings(self) -> None:
+        """RLlib takes functions, as in ``callbacks(on_train_result=...)``, on its new API stack alone; these algorithms
+        take them, too."""
+
+    @override(AlgorithmConfig)
+    def _value_error(self, errmsg: str) -> None:
+        """Where RLlib's own checks end: their messages become one line."""
+        raise ValueError(" ".join(errmsg.split()))
+
+
+# -- ray.rllib.execution.train_ops --------------------------------------------------------------
 
 
 def learn(algorithm: Algorithm, episodes: Mapping[str, Any]) -> dict[str, Tensor]:
-    """RLlib's training step on a batch of episodes (see :mod:`rllib_ddn.learning.episodes`); its statistics.
-
-    ``_fake_gpus`` of the config makes RLlib split a batch as over GPUs where there are none.
-    """
+    """RLlib's training step on a batch of episodes (see :mod:`rllib_ddn.learning.episodes`); its statistics."""
     batch = SampleBatch(episodes)
     batch.zero_padded = True  # a row is an episode, and RLlib would take it for a step of a sequence that it pads
-    one_device = math.ceil(algorithm.config.num_gpus) <= 1 and not algorithm.config._fake_gpus
+    one_device = math.ceil(algorithm.config.num_gpus) <= 1 and not algorithm.config.fake_gpus
     results = (train_one_step if one_device else multi_gpu_train_one_step)(algorithm, batch)
     statistics = results[DEFAULT_POLICY_ID][LEARNER_STATS_KEY]
     statistics.pop("allreduce_latency", None)  # of distributed learners, which are not used
