@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rllib_ddn.cli import checkpoints, training
+from rllib_ddn.cli import checkpoints, tuning
 from rllib_ddn.cli.checkpoints import find
 
 
@@ -67,21 +67,19 @@ def test_win_rates_and_returns_are_not_compared(experiment):
 
 @pytest.mark.parametrize("wins", [True, False])
 def test_a_search_whose_scores_differ_in_kind_has_no_best_trial(wins, monkeypatch):
-    storage = SimpleNamespace(experiment_dir_name="search")
     known = {"evaluation/follower/win_rate": {"max": 0.95, "last": 0.9}}
     trials = [
-        SimpleNamespace(storage=storage, config={"lr": lr}, metric_analysis=known if wins or lr == 0.1 else {})
-        for lr in (0.1, 0.2)
+        SimpleNamespace(config={"lr": lr}, metric_analysis=known if wins or lr == 0.1 else {}) for lr in (0.1, 0.2)
     ]
-    monkeypatch.setattr(training, "_best", lambda trial: ("", {"score": trial.config["lr"]}))
-    (line,) = training.best_trials(trials)
+    monkeypatch.setattr(tuning, "_best", lambda trial: ("", {"score": trial.config["lr"]}))
+    line = tuning.best_trial("search", trials)
     assert ("with lr=0.2" in line, "no best trial" in line) == (wins, not wins)
 
 
 def test_checkpoints_that_cannot_have_a_score_are_not_read(tmp_path, monkeypatch):
     latest = [make(tmp_path / "ddn" / f"checkpoint_00000{number}") for number in range(2)][-1]
     (tmp_path / "ddn" / "result.json").write_text(json.dumps({"training_iteration": 1, "score": math.nan}) + "\n")
-    monkeypatch.setattr(checkpoints, "iteration_of", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(checkpoints.cloudpickle, "loads", lambda data: pytest.fail("a checkpoint was read"))
     assert math.isnan(checkpoints.best_of(tmp_path / "ddn")[0])
     assert checkpoints.best_of(tmp_path / "ddn")[1] == latest
 

@@ -17,7 +17,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.util.debug import reset_log_once
 
 from rllib_ddn import DDN, DDNConfig
-from rllib_ddn.cli.resume import check_checkpoint
+from rllib_ddn.cli.checkpoints import check_checkpoint
 from support.configs import SMALL_GAME, learner_stats, small_config
 from support.programs import run_program
 

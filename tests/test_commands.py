@@ -14,38 +14,32 @@ from gymnasium.spaces import Box, Discrete
 from mpe2 import simple_spread_v3
 from pettingzoo import ParallelEnv
 from ray import tune
-from typer.testing import CliRunner
 
 import rllib_ddn
-from rllib_ddn.cli import app, checking, examples, main, training
-from rllib_ddn.cli.examples import FOLDER
+from rllib_ddn.cli import app, check_env, main, show
+from rllib_ddn.cli.show import EXAMPLES
 from rllib_ddn.rllib.progress import clear_progress, first_iteration, report_progress
 from rllib_ddn.rllib.rendering import write_mp4
+from support.command import rllib
 from support.configs import SMALL_GAME, plain_config
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def rllib(*arguments, code=0):
-    done = CliRunner().invoke(app, list(map(str, arguments)))
-    assert done.exit_code == code, done.output
-    return done.stdout if code == 0 else done.stderr
-
-
 def test_examples_are_listed_and_shown():
     listed = [line.split()[0] for line in rllib("example", "list").splitlines()]
-    assert set(listed) == {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("**/*.yaml")}
+    assert set(listed) == {path.relative_to(EXAMPLES).with_suffix("").as_posix() for path in EXAMPLES.glob("**/*.yaml")}
     some = rllib("example", "list", "3S5Z_ddn").splitlines()
     assert [line.split()[0] for line in some] == ["smac/3s5z_ddn", "smax/3s5z_ddn"]
-    assert rllib("example", "get", "smax/3s5z_ddn") == (FOLDER / "smax" / "3s5z_ddn.yaml").read_text()
+    assert rllib("example", "get", "smax/3s5z_ddn") == (EXAMPLES / "smax" / "3s5z_ddn.yaml").read_text()
     assert "did you mean 'smax/3s5z_ddn'" in rllib("example", "get", "smax/3s5zddn", code=2)
 
 
 def test_an_example_is_summed_up_by_its_first_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(examples, "FOLDER", tmp_path)
+    monkeypatch.setattr(show, "EXAMPLES", tmp_path)
     (tmp_path / "b.yaml").write_text("# QMIX on a game of\n# its own. Slow.\nb: {run: QMIX}  # no word of this\n")
     (tmp_path / "a.yaml").write_text("a: {run: QMIX}\n")
-    assert rllib("example", "list") == "a  \nb  QMIX on a game of its own\n"
+    assert rllib("example", "list") == "a\nb  QMIX on a game of its own\n"
 
 
 @pytest.mark.parametrize(
@@ -135,26 +129,6 @@ def test_an_address_where_no_cluster_answers(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("cpus", "needs"), [(1, "needs 3 CPUs, and all nodes have 2"), (2, None)])
-def test_a_trial_that_the_emulated_nodes_cannot_hold_is_refused(cpus, needs, tmp_path, monkeypatch):
-    started = []
-    monkeypatch.setattr(training, "_start_ray", lambda *arguments: started.append(arguments))
-    monkeypatch.setattr(training, "run_experiments", lambda *arguments, **options: [])
-    options = [
-        "--ray-num-nodes",
-        2,
-        "--ray-num-cpus",
-        cpus,
-        "--storage-path",
-        tmp_path,
-        "--config",
-        '{"num_env_runners": 2}',
-    ]
-    told = rllib("train", "--algo", "DDN", "--env", "predator_prey", *options, code=2 if needs else 0)
-    assert bool(started) == (needs is None)
-    assert (needs or "Starting Ray") in told
-
-
 class Broken:
     """A game that gives NaN in its third observation."""
 
@@ -212,7 +186,7 @@ class Endless(ParallelEnv):
 
 
 def test_a_game_without_an_end_is_told(monkeypatch):
-    monkeypatch.setattr(checking, "MOST_STEPS", 50)
+    monkeypatch.setattr(check_env, "MOST_STEPS", 50)
     told = rllib("check-env", "pettingzoo", "--env-config", json.dumps({"env": f"{__name__}:Endless"}), code=2)
     assert "the env's episode has not ended after 50 steps with random actions" in told
     assert "max_cycles" in told

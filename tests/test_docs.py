@@ -13,17 +13,20 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+import ray
 import yaml
 from ray.tune.registry import get_trainable_cls
 from ray.tune.search.variant_generator import generate_variants
 from typer.testing import CliRunner
 
 from rllib_ddn import cli
-from rllib_ddn.cli import playing, reproducing, training
+from rllib_ddn.cli import tuning
 from rllib_ddn.cli.experiments import check, complete
+from rllib_ddn.cli.reproduce import trials
+from rllib_ddn.cli.tables import Table
 from support.configs import SMALL_GAME
 from support.pages import PAGES, ROOT, anchors, blocks, commands, links
 from support.programs import run_program
@@ -151,7 +154,7 @@ class Shell:
     def parsed(self, command):
         """The experiments and options that the command passes to run()."""
         got = []
-        self._patch.setattr(training, "run", lambda *given: got.append(given))
+        self._patch.setattr(tuning, "run", lambda *given, **options: got.append(given))
         self.rllib(*command[1:])
         return got[0][:2]
 
@@ -178,9 +181,9 @@ class Shell:
     def evaluate(self, arguments):
         """On the tests' Ray cluster."""
         assert not any("--save-replay" in argument for argument in arguments)
-        own_ray = SimpleNamespace(init=lambda **options: None, shutdown=lambda: None)
-        self._patch.setattr(playing, "ray", own_ray)
-        assert json.loads(self.rllib(*arguments, "--episodes", "1", "--json"))["follower"]["episode_len_mean"] == 10
+        with mock.patch.object(ray, "init"), mock.patch.object(ray, "shutdown"):
+            played = json.loads(self.rllib(*arguments, "--episodes", "1", "--json"))
+        assert played["follower"]["episode_len_mean"] == 10
 
     def plain(self, arguments):
         """Unchanged, on the small training's results."""
@@ -188,12 +191,14 @@ class Shell:
 
     def reproduce(self, arguments):
         """Validates the grid without running it."""
-        ran = []
-        self._patch.setattr(reproducing, "reproduce", lambda name, **given: ran.append((name, given)) or 0)
-        self.rllib(*arguments)
-        ((table, given),) = ran
-        grid = {name: given[name] for name in ("env", "env_config", "seeds", "steps")}
-        for trial in reproducing.trials(table, **grid, overrides=given["config"]):
+        name, *options = arguments[1:]
+        values = dict(zip(options[::2], options[1::2], strict=True))
+        assert values.keys() <= {"--seeds", "--steps", "--row", "--out"}
+        table = Table.of(name)
+        for option, row in zip(options[::2], options[1::2], strict=True):
+            assert option != "--row" or row in table.rows
+        steps = int(values["--steps"]) if "--steps" in values else None
+        for trial in trials(table, None, None, int(values.get("--seeds", 1)), steps, {}):
             get_trainable_cls(trial.run).get_default_config().update_from_dict(trial.config).validate()
 
     def python(self, arguments):

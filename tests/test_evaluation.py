@@ -5,7 +5,7 @@ import pytest
 import torch
 from ray.rllib.evaluation.metrics import RolloutMetrics
 
-from rllib_ddn.cli.playing import report
+from rllib_ddn.cli.evaluate import report
 from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.evaluation import compare, describe, wilson
 from support.configs import small_config

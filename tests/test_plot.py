@@ -8,10 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
-from typer.testing import CliRunner
 
-from rllib_ddn.cli import app
 from rllib_ddn.cli.curves import curves, default_window, final, interval, iqm, smooth
+from support.command import rllib
 
 
 def write_trial(
@@ -31,12 +30,6 @@ def write_trial(
     columns |= {f"evaluation/{network}/{metric}": np.array(returns) - k for k, network in enumerate(networks)}
     pd.DataFrame(columns).to_csv(folder / "progress.csv", index=False)
     return folder
-
-
-def rllib(*arguments, code=0):
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == code, done.output
-    return done.stdout if code == 0 else done.stderr
 
 
 def test_interquartile_mean_by_hand():
@@ -113,7 +106,7 @@ def test_floats_in_names_have_three_digits_unless_they_would_look_the_same(tmp_p
     for seed, lr in enumerate([0.00048731234, 0.001, [[0, 0.0005], [100, 1.23456]]]):
         write_trial(tmp_path / "a", "QMIX", seed, lr=lr)
     told = rllib("plot", tmp_path / "a", "--out", tmp_path / "a.png", "--table")
-    for text in ("4.87e-4", "1e-3", "[[0, 5e-4], [100, 1.23]]"):
+    for text in ("0.000487", "0.001", "[[0, 0.0005], [100, 1.23]]"):
         assert f"| QMIX (lr {text}) | " in told
     for seed, lr in enumerate([0.00048731234, 0.00048735678]):
         write_trial(tmp_path / "b", "QMIX", seed, lr=lr)
@@ -166,9 +159,9 @@ def test_trials_that_differ_are_told_apart_by_what_they_differ_in(tmp_path):
     write_trial(tmp_path, "QMIX", 1, env_config={"penalty": 2.0})
     told = rllib("plot", tmp_path, "--out", tmp_path / "a.png", "--table")
     for row in (
-        "DDN (penalty 0.0, epsilon_timesteps 50000, mixer vdn) follower",
-        "DDN (penalty 0.0, epsilon_timesteps 7, mixer qmix) leader",
-        "QMIX (penalty 2.0)",
+        "DDN (penalty 0, epsilon_timesteps 50000, mixer vdn) follower",
+        "DDN (penalty 0, epsilon_timesteps 7, mixer qmix) leader",
+        "QMIX (penalty 2)",
     ):
         assert f"| {row} | " in told
     named = rllib("plot", f"one={tmp_path}", "--out", tmp_path / "a.png", "--table")

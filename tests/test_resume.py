@@ -1,4 +1,4 @@
-"""Trainings that are interrupted, killed, or run out of disk, and go on."""
+"""Trainings that are interrupted, killed, or run out of disk, and continue."""
 
 import csv
 import itertools
@@ -13,33 +13,35 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import typer
 import yaml
 from pyarrow.fs import LocalFileSystem
-from ray import cloudpickle
+from ray import tune
 from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX import SummaryWriter
-from typer.testing import CliRunner
 
-from rllib_ddn.cli import app
-from rllib_ddn.cli.experiments import check, checkpoint_by_default, complete
-from rllib_ddn.cli.interruption import DiskWatch, Interruption
-from rllib_ddn.cli.options import TrainOptions
-from rllib_ddn.cli.results import CheckpointInTime, ContinuedCSVLogger, StopKeys, progress
-from rllib_ddn.cli.resume import Folder, Saved, check_checkpoint, name_of, prepare
-from rllib_ddn.cli.training import run
+from rllib_ddn.cli.callbacks import CheckpointInTime, DiskWatch, Interruption, ProgressCSV, Stop, progress
+from rllib_ddn.cli.checkpoints import check_checkpoint
+from rllib_ddn.cli.experiments import RESERVE, check, checkpoint_by_default, complete
+from rllib_ddn.cli.resume import SETTINGS, Folder, begin, name_of, resume, settings_of
+from rllib_ddn.cli.train import TrainOptions
+from rllib_ddn.cli.tuning import conclusion
 from rllib_ddn.rllib.score import add_score
-from support.configs import plain_config
+from support.command import rllib
+from support.configs import SMALL_GAME, plain_config
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def run_until(arguments, ready=None, sent=None):
-    """Runs the command; once it is ready sends a signal to its whole group, as a terminal, `timeout` and systemd do."""
-    command = [sys.executable, "-m", "rllib_ddn.cli", *map(str, arguments)]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+def run_until(arguments, ready=None, sent=None, cwd=None, code=0):
+    """Runs the command in a process, as its console script does; once it is ready sends a signal to its whole group, as
+    a terminal, `timeout` and systemd do. Returns what it printed."""
+    # Without -P the interpreter itself would put the current directory on the path.
+    command = [sys.executable, "-P", "-c", "from rllib_ddn.cli import main; main()", *map(str, arguments)]
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=cwd
+    )
     deadline = time.monotonic() + 240
     while ready is not None and not ready():
         assert run.poll() is None, run.stdout.read()
@@ -47,7 +49,9 @@ def run_until(arguments, ready=None, sent=None):
         time.sleep(0.2)
     if sent:
         os.killpg(run.pid, sent)
-    return run.communicate(timeout=240)[0], run.wait()
+    printed = run.communicate(timeout=240)[0]
+    assert run.wait() == code, printed
+    return printed
 
 
 def rows(folder):
@@ -63,15 +67,17 @@ def rows(folder):
     return found
 
 
-@pytest.mark.timeout(900)
-def test_interrupted_twice_then_finished_without_a_gap(tmp_path):
-    """Two experiments at once. An iteration is two episodes of 12 steps."""
-    spec = {"run": "DDN", "env": "predator_prey", "stop": {"training_iteration": 10**6}}
-    config = {name: value for name, value in plain_config(evaluation_interval=None).items() if name != "env"}
-    experiments = {name: {**spec, "config": {**config, "mixer": name}} for name in ("qmix", "vdn")}
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump(experiments))
+@pytest.mark.timeout(1800)
+def test_from_a_killed_training_to_an_exported_policy(tmp_path):
+    """In processes: an env of the working directory is trained in Ray's workers; killed, interrupted and terminated, the
+    training has no gap. Its checkpoint is evaluated and exported."""
+    (tmp_path / "my_env.py").write_text((Path(__file__).parent / "examples" / "multi_agent_env.py").read_text())
+    config = {**plain_config(evaluation_interval=None), "env": "my_env:team", "env_config": {"max_steps": 12}}
+    config |= {"num_env_runners": 1, "mixer": {"grid_search": ["qmix", "vdn"]}}
+    spec = {"run": "DDN", "stop": {"training_iteration": 10**6}, "config": config, "checkpoint_freq": 5}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"two": spec}))
     storage = tmp_path / "results"
-    command = ["train", "file", tmp_path / "two.yaml", "--storage-path", storage, "--ray-num-cpus", 2, "--resume"]
+    command = ["train", "file", "two.yaml", "--storage-path", "results", "--ray-num-cpus", 4, "--resume"]
 
     def lengths():
         return [path.read_text().count("\n") for path in sorted(storage.rglob("result.json"))]
@@ -80,43 +86,51 @@ def test_interrupted_twice_then_finished_without_a_gap(tmp_path):
         now = lengths()
         return len(now) == 2 and all(length > old for length, old in zip(now, before, strict=True))
 
-    interrupted, code = run_until(command, lambda: longer_than([0, 0]), signal.SIGINT)
-    assert code == 130
-    assert f"no earlier training to resume in {storage / 'qmix'}: starting from scratch" in interrupted
-    saved = lengths()
-
-    terminated, code = run_until(command, lambda: longer_than(saved), signal.SIGTERM)
-    assert code == 143
-    for output in (interrupted, terminated):
+    killed = run_until(command, lambda: longer_than([10, 10]), signal.SIGKILL, tmp_path, -signal.SIGKILL)
+    assert f"no earlier training to resume in {storage / 'two'}: starting from scratch" in killed
+    for sent in (signal.SIGINT, signal.SIGTERM):
+        before = lengths()
+        output = run_until(command, lambda before=before: longer_than(before), sent, tmp_path, 128 + sent)
         assert output.splitlines()[-1].startswith("rllib: interrupted")
         for noise in ("Traceback", "***", "PC: @", "was saved"):
             assert noise not in output
 
     last = max(lengths()) + 3
-    finished, code = run_until([*command, "--stop", json.dumps({"training_iteration": last})])
-    assert code == 0, finished
+    finished = run_until([*command, "--stop", json.dumps({"training_iteration": last})], cwd=tmp_path)
     assert finished.count(": terminated, results in") == 2
-    assert {folder.parent.name for folder in rows(storage)} == {"qmix", "vdn"}
     for results, table in rows(storage).values():
         assert results == table
         assert [iteration for iteration, _ in results] == list(range(1, last + 1))
         steps = [0, *(count for _, count in results)]
-        assert all(0 < after - before <= 24 for before, after in itertools.pairwise(steps))  # an episode may end early
-    for line in finished.splitlines():
-        if " evaluate " in line:
-            check_checkpoint(Path(line.split()[-1]))
+        assert {after - before for before, after in itertools.pairwise(steps)} == {24}
+    assert "/tmp/ray/session" not in finished
+    evaluate, export = (
+        next(line.split()[1:] for line in finished.splitlines() if f" {command} " in line)
+        for command in ("evaluate", "export")
+    )
+    played = json.loads(run_until([*evaluate, "--episodes", 2, "--json"], cwd=tmp_path).partition("{")[2].join("{ "))
+    assert played["leader"]["episode_len_mean"] == 12
+    told = run_until([*evaluate, "--episodes", 2], cwd=storage, code=2)
+    assert "cannot be imported: No module named 'my_env'. Custom modules are looked for in the working" in told
+    run_until(export, cwd=tmp_path)
+    assert (tmp_path / "policy" / "follower.onnx").stat().st_size > 0
 
 
-def state_of(tmp_path, name, status="PAUSED", stop=None, reached=10, run="DDN", whole=None, **config):
-    """What Tune leaves of an experiment with one trial that has results and a checkpoint of its last one."""
+def experiment_of(tmp_path, name, status="PAUSED", reached=10, stop=10, **config):
+    """An experiment as the command and Tune leave it, with one trial that has results and a checkpoint of its last one.
+
+    Returns its specification.
+    """
     from ray.train import Checkpoint
     from ray.train._internal.session import _TrainingResult
     from ray.train._internal.storage import StorageContext
 
+    spec = spec_of(tmp_path, **config)
+    (tmp_path / name).mkdir()
+    begin(name, spec, settings_of(spec))
     storage = StorageContext(str(tmp_path), experiment_dir_name=name, trial_dir_name="trial")
-    trial = Trial(
-        run, config=whole or plain_config(**config), stub=True, storage=storage, stopping_criterion=stop or {}
-    )
+    stopping = {"training_iteration": stop}
+    trial = Trial("DDN", config=spec["config"], stub=True, storage=storage, stopping_criterion=stopping)
     trial.placement_group_factory, trial.relative_logdir = PlacementGroupFactory([{"CPU": 1}]), "trial"
     folder = tmp_path / name / "trial"
     (folder / "checkpoint_000000").mkdir(parents=True)
@@ -130,146 +144,146 @@ def state_of(tmp_path, name, status="PAUSED", stop=None, reached=10, run="DDN", 
     trial.status = status
     state = tmp_path / name / "experiment_state-2026-01-01_00-00-00.json"
     state.write_text(json.dumps({"trial_data": [trial.get_json_state()], "runner_data": {}, "stats": {}}))
-    (tmp_path / name / "basic-variant-state-2026-01-01_00-00-00.json").write_bytes(cloudpickle.dumps({}))
-    return trial.trial_id
+    return spec
 
 
 def spec_of(tmp_path, **config):
-    return {
-        "run": "DDN",
-        "storage_path": str(tmp_path),
-        "config": plain_config(**config),
-        "stop": {"training_iteration": 10},
-    }
+    stop = {"training_iteration": 10}
+    config = plain_config(**config)
+    return {"run": "DDN", "storage_path": str(tmp_path), "config": config, "stop": stop, "scheduler": "fifo"}
 
 
-def test_a_training_without_a_name_has_a_folder_of_its_own(tmp_path):
-    assert [name_of("DDN_x", spec_of(tmp_path), False, False) for _ in range(2)] == ["DDN_x_1", "DDN_x_2"]
+def name(tmp_path, base="DDN_x", resumed=True, **config):
+    spec = spec_of(tmp_path, **config)
+    return name_of(base, spec, settings_of(spec), resumed)
+
+
+def test_a_training_without_a_name_has_its_own_folder(tmp_path):
+    assert [name(tmp_path, resumed=False) for _ in range(2)] == ["DDN_x_1", "DDN_x_2"]
     (tmp_path / "DDN_x_10").mkdir()
     (tmp_path / "DDN_x_1b").mkdir()
-    assert name_of("DDN_x", spec_of(tmp_path), False, False) == "DDN_x_11"
+    assert name(tmp_path, resumed=False) == "DDN_x_11"
 
 
 def test_without_a_name_the_newest_unfinished_training_with_these_settings_is_resumed(tmp_path):
-    stop = {"training_iteration": 10}
-    state_of(tmp_path, "DDN_x_1", "TERMINATED", stop)
+    experiment_of(tmp_path, "DDN_x_1", "TERMINATED")
     for number in (2, 3):
-        state_of(tmp_path, f"DDN_x_{number}", "PAUSED", stop, reached=5)
-    state_of(tmp_path, "DDN_x_4", "PAUSED", stop, reached=5, mixer="vdn")
-    state_of(
-        tmp_path, "DDN_x_5", "TERMINATED", {"training_iteration": 5}, reached=5
-    )  # which the later stop would continue
-    name = lambda **config: name_of("DDN_x", spec_of(tmp_path, **config), True, False)  # noqa: E731
-    assert name() == "DDN_x_3"
-    assert name(mixer="vdn") == "DDN_x_4"
-    assert name(mixer="qplex") == "DDN_x_6"  # from scratch
+        experiment_of(tmp_path, f"DDN_x_{number}", "PAUSED", reached=5)
+    experiment_of(tmp_path, "DDN_x_4", "PAUSED", reached=5, mixer="vdn")
+    experiment_of(tmp_path, "DDN_x_5", "TERMINATED", reached=5, stop=5)  # which the later stop would continue
+    assert name(tmp_path) == "DDN_x_3"
+    assert name(tmp_path, mixer="vdn") == "DDN_x_4"
+    assert name(tmp_path, mixer="qplex") == "DDN_x_6"  # from scratch
     for number in (2, 3):
         shutil.rmtree(tmp_path / f"DDN_x_{number}")
-    assert name() == "DDN_x_5"  # finished, or continued to a later stop
-    assert name_of("QMIX_x", spec_of(tmp_path), True, False) == "QMIX_x_1"
+    assert name(tmp_path) == "DDN_x_5"  # finished, or continued to a later stop
+    assert name(tmp_path, "QMIX_x") == "QMIX_x_1"
 
 
-def test_a_score_that_the_command_adds_is_no_other_setting(tmp_path):
-    def count(**info):
-        pass
-
-    config = {"env": "CartPole-v1"}
-    for number, (begun, given, same) in enumerate(
-        [
-            ({}, [add_score], True),
-            ([add_score], None, True),
-            (count, [count, add_score], True),
-            ([add_score], [count, add_score], False),
-        ]
-    ):
-        begun, given = ({"callbacks_on_train_result": functions} if functions else {} for functions in (begun, given))
-        state_of(tmp_path, f"ppo_{number}", run="PPO", whole={**config, **begun})
-        spec = {**spec_of(tmp_path), "run": "PPO", "config": {**config, **given}}
-        if same:
-            assert prepare({f"ppo_{number}": spec})
-        else:
-            with pytest.raises(typer.Exit):
-                prepare({f"ppo_{number}": spec})
+def test_settings_are_compared_as_the_user_gives_them(tmp_path):
+    """Written-out defaults make no difference, nor does the log's level; what a search may choose is its range."""
+    spec = experiment_of(tmp_path, "mine", lr=tune.loguniform(1e-4, 1e-3))
+    for same in ({"gamma": 0.99}, {"log_level": "DEBUG"}, {"exploration_config": {"epsilon_timesteps": 50_000}}):
+        given = {**spec, "config": {**spec["config"], **same}}
+        assert resume("mine", given, settings_of(given))
+    for other in ({"gamma": 0.9}, {"lr": tune.loguniform(1e-4, 1e-2)}, {"env_config": {**SMALL_GAME, "sight": 2}}):
+        given = {**spec, "config": {**spec["config"], **other}}
+        with pytest.raises(ValueError, match=f"was begun with {next(iter(other))}"):
+            resume("mine", given, settings_of(given))
+    (tmp_path / "mine" / SETTINGS).unlink()
+    with pytest.raises(ValueError, match="was not begun by this version"):
+        resume("mine", spec, settings_of(spec))
 
 
 def test_a_name_that_is_in_use_is_refused(tmp_path):
-    state_of(tmp_path, "mine")
+    experiment_of(tmp_path, "mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    arguments = ["train", "--algo", "DDN", "--env", "predator_prey", "--stop", '{"training_iteration": 1}']
-    done = CliRunner().invoke(app, [*arguments, "--storage-path", str(tmp_path), "-n", "mine"])
-    assert done.exit_code == 2
-    (line,) = done.stderr.splitlines()
-    assert f"{tmp_path / 'mine'} has the results of an earlier training" in line
+    train = ["train", "--algo", "DDN", "--env", "predator_prey", "--stop", '{"training_iteration": 1}']
+    told = rllib(*train, "--storage-path", tmp_path, "-n", "mine", code=2)
+    assert f"{tmp_path / 'mine'} has the results of an earlier training" in told
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
-    ("begun", "reached", "now", "status"),
+    ("status", "reached", "now", "scheduler", "continued"),
     [
-        ({"training_iteration": 10}, 10, {"training_iteration": 11}, "PENDING"),
-        ({"training_iteration": 10}, 10, {"training_iteration": 10}, "TERMINATED"),
-        ({"training_iteration": 10}, 10, {"timesteps_total": 240}, "TERMINATED"),
-        ({"training_iteration": 10}, 10, {"timesteps_total": 241}, "PENDING"),
-        ({"training_iteration": 10}, 5, {"training_iteration": 11}, "TERMINATED"),  # a scheduler has stopped it
+        ("TERMINATED", 10, {"training_iteration": 11}, "fifo", "RESUME"),
+        ("TERMINATED", 10, {"training_iteration": 10}, "fifo", "SKIP"),
+        ("TERMINATED", 10, {"timesteps_total": 240}, "fifo", "SKIP"),
+        ("TERMINATED", 10, {"timesteps_total": 241}, "fifo", "RESUME"),
+        ("TERMINATED", 5, {"training_iteration": 11}, "async_hyperband", "SKIP"),  # which may have ended the trial
+        ("PAUSED", 5, {"training_iteration": 11}, "fifo", "SKIP"),  # unfinished ones are resumed anyway
     ],
 )
-def test_a_later_stop_continues_a_finished_training(tmp_path, begun, reached, now, status):
-    state_of(tmp_path, "mine", "TERMINATED", begun, reached)
-    assert prepare({"mine": {**spec_of(tmp_path), "stop": now}})
-    (saved,) = Saved.of(Folder(str(tmp_path), "mine")).trials
-    assert saved.status == status
+def test_a_later_stop_continues_a_finished_training(tmp_path, status, reached, now, scheduler, continued):
+    spec = experiment_of(tmp_path, "mine", status, reached)
+    assert resume("mine", {**spec, "stop": now, "scheduler": scheduler}, settings_of(spec)).finished.name == continued
 
 
-CONTINUES = "rllib: interrupted; the same command with --resume continues from there."
-NOTHING = "rllib: interrupted; nothing new was saved."
+def test_a_resumed_trial_has_the_present_stop_and_what_no_result_has_is_reported_once(capsys):
+    stop = {"evaluation/folower/win_rate": 0.9, "evaluation/leader/win_rate": 0.9, "mine": 1}
+    callback, trials = Stop(stop), [SimpleNamespace(stopping_criterion={"training_iteration": 1}) for _ in "ab"]
+    callback.on_step_begin(0, trials)
+    assert [trial.stopping_criterion for trial in trials] == [stop] * 2
+    for trial in trials:
+        evaluation = {"follower": {"win_rate": 0.1}, "leader": {"win_rate": 0.1}}
+        callback.on_trial_result(0, trials, trial, {"training_iteration": 1, "evaluation": evaluation})
+    lines = sorted(capsys.readouterr().err.splitlines())
+    assert len(lines) == 2
+    assert lines[0].endswith("Did you mean evaluation/follower/win_rate?")
+    assert "no mine" in lines[1]
+
+
+AGAIN = "the command again"
+CONTINUES = f"interrupted; {AGAIN} continues from there."
+NOTHING = "interrupted; nothing new was saved."
 
 
 @pytest.mark.parametrize(
-    ("trials", "line"),
+    ("trials", "waiting", "line"),
     [
-        ([], NOTHING),
-        ([(Trial.PENDING, False, None)], NOTHING),
-        ([(Trial.PAUSED, False, "checkpoint")], CONTINUES),
-        ([(Trial.TERMINATED, True, "checkpoint"), (Trial.PENDING, False, None)], CONTINUES),
-        ([(Trial.TERMINATED, True, "checkpoint")], None),  # the iteration that it waited for was the last
+        ([], 1, NOTHING),
+        ([(Trial.PENDING, False, None)], 0, NOTHING),
+        ([(Trial.PAUSED, False, "checkpoint")], 0, CONTINUES),
+        ([(Trial.TERMINATED, True, "checkpoint"), (Trial.PENDING, False, None)], 0, CONTINUES),
+        ([(Trial.TERMINATED, True, "checkpoint")], 1, CONTINUES),  # of two experiments
+        ([(Trial.TERMINATED, True, "checkpoint")], 0, None),  # the iteration that it waited for was the last
     ],
 )
-@pytest.mark.parametrize("late", [False, True])
-def test_an_interruption_says_what_is_left(monkeypatch, capsys, trials, line, late):
-    stopped = []
-
-    def end(experiments, options, interruption, ran, stop_ray, numbered):
-        stop_ray.callback(stopped.append, "Ray")
-        interruption.why, interruption.code = "interrupted", 130
-        ran += [
-            SimpleNamespace(status=status, last_result={"done": done}, checkpoint=saved)
-            for status, done, saved in trials
-        ]
-        if late:  # a signal that comes when the trials have been saved
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("rllib_ddn.cli.training._run", end)
-    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    if line:
-        with pytest.raises(typer.Exit) as ended:
-            run({}, TrainOptions())
-        assert ended.value.exit_code == 130
-    else:
-        run({}, TrainOptions())
-    assert capsys.readouterr().err.strip() == (line or "")
-    assert stopped == ["Ray"]
+def test_an_interruption_says_what_is_left(trials, waiting, line):
+    interruption = Interruption()
+    interruption.why, interruption.code = "interrupted", 130
+    ran = [
+        SimpleNamespace(status=status, last_result={"done": done}, checkpoint=saved) for status, done, saved in trials
+    ]
+    assert conclusion(ran, waiting, interruption, AGAIN) == (line and (line, 130))
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "advice"), [("checkpoint", "--resume continues from"), (None, "without a checkpoint")]
-)
-def test_failed_trials_are_continued_from_checkpoints_that_there_are(monkeypatch, capsys, checkpoint, advice):
+@pytest.mark.parametrize(("checkpoint", "advice"), [("checkpoint", "continues from"), (None, "without a checkpoint")])
+def test_failed_trials_are_continued_from_checkpoints_that_there_are(checkpoint, advice):
     failed = SimpleNamespace(status=Trial.ERROR, last_result={}, checkpoint=checkpoint)
-    monkeypatch.setattr("rllib_ddn.cli.training._run", lambda *given: given[3].append(failed))
-    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    with pytest.raises(typer.Exit):
-        run({}, TrainOptions())
-    assert advice in capsys.readouterr().err
+    line, code = conclusion([failed], 0, Interruption(), AGAIN)
+    assert advice in line
+    assert code == 1
+
+
+def test_results_without_a_checkpoint_are_kept_beside(tmp_path, capsys):
+    (tmp_path / "name" / "trial").mkdir(parents=True)
+    (tmp_path / "name" / "trial" / "result.json").write_text("{}\n")
+    (tmp_path / "name.old-1").mkdir()
+    assert resume("name", spec_of(tmp_path), {}) is None
+    assert (tmp_path / "name.old-2" / "trial" / "result.json").read_text() == "{}\n"
+    assert not (tmp_path / "name").exists()
+    assert str(tmp_path / "name.old-2") in capsys.readouterr().out
+
+
+def test_a_cut_off_state_is_one_line(tmp_path):
+    experiment_of(tmp_path, "mine")
+    (state,) = (tmp_path / "mine").glob("experiment_state-*.json")
+    state.write_text('{"trial_data": [[')
+    train = ["train", "--algo", "DDN", "--env", "predator_prey", "-n", "mine", "--storage-path", tmp_path, "--resume"]
+    (line,) = rllib(*train, code=2).splitlines()
+    assert line.startswith(f"rllib: {state} cannot be read")
 
 
 def test_where_there_is_no_checkpoint_the_newest_is_named(tmp_path):
@@ -286,19 +300,6 @@ def test_where_there_is_no_checkpoint_the_newest_is_named(tmp_path):
     ):
         with pytest.raises(ValueError, match=why):
             check_checkpoint(folder)
-
-
-def test_results_without_tunes_state_are_kept_beside(tmp_path, capsys):
-    trial = tmp_path / "name" / "trial"
-    trial.mkdir(parents=True)
-    (trial / "result.json").write_text("{}\n")
-    (tmp_path / "name.old-1").mkdir()
-    assert prepare({"name": {"storage_path": str(tmp_path)}}) is None
-    assert (tmp_path / "name.old-2" / "trial" / "result.json").read_text() == "{}\n"
-    assert not (tmp_path / "name").exists()
-    assert (
-        f"no checkpoint: starting over; the old results are now in {tmp_path / 'name.old-2'}" in capsys.readouterr().out
-    )
 
 
 def test_results_past_the_checkpoint_are_cut_off(tmp_path):
@@ -340,48 +341,11 @@ def test_time_left_by_hand():
     assert progress(result, {"time_total_s": 50}) == "125 env steps/s, about 0:00:30 left"
 
 
-def test_a_stop_at_a_key_that_no_result_has_is_reported_once(capsys):
-    callback = StopKeys()
-    stop = {"evaluation/folower/win_rate": 0.9, "evaluation/leader/win_rate": 0.9, "mine": 1}
-    trials = [SimpleNamespace(trial_id=k, stopping_criterion=stop) for k in "ab"]
-    for trial in trials:
-        for evaluation in ({"follower": {"win_rate": 0.1}, "leader": {"win_rate": 0.1}}, {}):
-            callback.on_trial_result(0, trials, trial, {"training_iteration": 1, "evaluation": evaluation})
-    lines = sorted(capsys.readouterr().err.splitlines())
-    assert len(lines) == 2
-    assert "no evaluation/folower/win_rate" in lines[0]
-    assert lines[0].endswith("Did you mean evaluation/follower/win_rate?")
-    assert "no mine" in lines[1]
-
-
 def test_a_stop_within_an_iteration_is_reported_before_it(capsys):
     for steps, told in ((3000, True), (10_000, False)):
         config = plain_config(min_sample_timesteps_per_iteration=10_000)
         check("mine", {"run": "DDN", "config": config, "stop": {"timesteps_total": steps}})
         assert ("after an iteration, of at least 10,000 env steps" in capsys.readouterr().out) == told
-
-
-def test_a_cut_off_state_is_one_line(tmp_path):
-    (tmp_path / "default").mkdir()
-    state = tmp_path / "default" / "experiment_state-2026-01-01_00-00-00.json"
-    state.write_text('{"trial_data": [[')
-    arguments = [
-        "train",
-        "--algo",
-        "DDN",
-        "--env",
-        "predator_prey",
-        "-n",
-        "default",
-        "--storage-path",
-        str(tmp_path),
-        "--resume",
-    ]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"rllib: {state} or ")
-    assert "cannot be read (JSONDecodeError)" in line
 
 
 @pytest.fixture
@@ -399,73 +363,45 @@ def test_a_damaged_checkpoint_is_one_line_with_the_files_path(checkpoint, name, 
     check_checkpoint(checkpoint)
     path = checkpoint / name
     path.write_bytes(path.read_bytes()[:size])
-    for arguments in (
-        ["evaluate", str(checkpoint)],
-        [
-            "train",
-            "--algo",
-            "DDN",
-            "--env",
-            "predator_prey",
-            "--storage-path",
-            str(checkpoint / "x"),
-            "--restore",
-            str(checkpoint),
-        ],
-    ):
-        done = CliRunner().invoke(app, arguments)
-        assert done.exit_code == 2
-        (line,) = done.stderr.splitlines()
+    train = ["train", "--algo", "DDN", "--env", "predator_prey", "--storage-path", checkpoint / "x"]
+    for arguments in (["evaluate", checkpoint], [*train, "--restore", checkpoint]):
+        (line,) = rllib(*arguments, code=2).splitlines()
         assert line.startswith(f"rllib: the checkpoint's file {path} cannot be read ({'' if size else 'it is empty'}")
 
 
-def test_checkpoints_are_made_by_the_clock_where_nothing_else_is_said(monkeypatch):
+def test_checkpoints_are_made_by_the_clock_where_nothing_else_is_said():
+    every_five = {"checkpoint_frequency": 5, "checkpoint_at_end": False}
     experiments = {
-        "unsaid": {"run": "DDN", "config": {}},
-        "every_five": {
-            "run": "DDN",
-            "config": {},
-            "checkpoint_config": {"checkpoint_frequency": 5, "checkpoint_at_end": False},
-        },
-        "none": {"run": "DDN", "config": {}, "checkpoint_freq": 0, "keep_checkpoints_num": 7},
-        "others": {"run": "PPO", "config": {}},
+        "unsaid": {"run": "DDN"},
+        "every_five": {"run": "DDN", "checkpoint_config": every_five},
+        "none": {"run": "DDN", "checkpoint_freq": 0, "keep_checkpoints_num": 7},
+        "others": {"run": "PPO"},
     }
     complete(experiments, TrainOptions())
-    by_the_clock = checkpoint_by_default(experiments)
-    assert by_the_clock == {"unsaid", "others"}
-    assert experiments["others"]["checkpoint_config"] == {
-        "checkpoint_at_end": True,
-        "num_to_keep": 1,
-        "checkpoint_score_attribute": "score",
-    }
+    assert [name for name, spec in experiments.items() if checkpoint_by_default(spec)] == ["unsaid", "others"]
+    configs = {name: spec["checkpoint_config"] for name, spec in experiments.items()}
+    assert configs["unsaid"] == {"checkpoint_at_end": True, "num_to_keep": 2}
+    assert configs["every_five"] == every_five
+    assert configs["none"] == {"checkpoint_frequency": 0, "checkpoint_at_end": True, "num_to_keep": 7}
+    ranked = {"checkpoint_at_end": True, "num_to_keep": 1, "checkpoint_score_attribute": "score"}
+    assert configs["others"] == ranked
     assert experiments["others"]["config"] == {"callbacks_on_train_result": [add_score]}
-    assert experiments["unsaid"]["checkpoint_config"] == {"checkpoint_at_end": True, "num_to_keep": 2}
-    assert experiments["every_five"]["checkpoint_config"] == {"checkpoint_frequency": 5, "checkpoint_at_end": False}
-    assert experiments["none"]["checkpoint_config"] == {
-        "checkpoint_frequency": 0,
-        "checkpoint_at_end": True,
-        "num_to_keep": 7,
-    }
 
-    clock = 1000.0
+
+@pytest.mark.parametrize(("at_best", "saved"), [(False, [3, 6, 9]), (True, [1, 2, 5, 8])])
+def test_a_checkpoint_is_made_at_the_first_result_two_minutes_after_the_last(at_best, saved, monkeypatch):
+    clock, trial, found = 1000.0, SimpleNamespace(trial_id="a"), []
     monkeypatch.setattr(time, "monotonic", lambda: clock)
-    callback = CheckpointInTime(by_the_clock, at_best={"others"})
-    trials = [SimpleNamespace(trial_id=name, storage=SimpleNamespace(experiment_dir_name=name)) for name in experiments]
-    saved = []
-    for trial in trials:
-        callback.on_trial_start(0, trials, trial)
+    callback = CheckpointInTime(at_best)
+    callback.on_trial_start(0, [trial], trial)
     for iteration in range(1, 10):
         clock += 50.0
-        for trial in trials:
-            result = {"training_iteration": iteration, "best": {"training_iteration": min(iteration, 2)}}
-            callback.on_trial_result(0, trials, trial, result)
-            if result.get("should_checkpoint"):
-                saved.append((trial.trial_id, iteration))
-                callback.on_trial_save(0, trials, trial)
-    # The first results 120 s after the last checkpoints; the best of iterations 1 and 2 is in DDN's checkpoints anyway.
-    assert [iteration for name, iteration in saved if name == "unsaid"] == [3, 6, 9]
-    assert [iteration for name, iteration in saved if name == "others"] == [1, 2, 5, 8]
-    assert {name for name, _ in saved} == {"unsaid", "others"}
+        result = {"training_iteration": iteration, "best": {"training_iteration": min(iteration, 2)}}
+        callback.on_trial_result(0, [trial], trial, result)
+        if result.get("should_checkpoint"):
+            found.append(iteration)
+            callback.on_trial_save(0, [trial], trial)
+    assert found == saved
 
 
 def test_a_disk_that_fills_up_interrupts_while_all_can_be_saved(tmp_path, monkeypatch, capfd):
@@ -478,7 +414,7 @@ def test_a_disk_that_fills_up_interrupts_while_all_can_be_saved(tmp_path, monkey
     watch = DiskWatch(interruption)
     monkeypatch.setattr(time, "monotonic", lambda: clock)
     watch.on_trial_save(0, trials, trials[0])
-    needed = DiskWatch.RESERVE + 3 * sum(p.stat().st_size for p in (tmp_path / "checkpoint_000000").rglob("*"))
+    needed = RESERVE + 3 * sum(p.stat().st_size for p in (tmp_path / "checkpoint_000000").rglob("*"))
     for free, stopped in ((needed, False), (needed - 1, True)):  # a checkpoint for each trial, one more, and results
         clock += 10.0
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
@@ -488,33 +424,22 @@ def test_a_disk_that_fills_up_interrupts_while_all_can_be_saved(tmp_path, monkey
     assert f"only 23 MB are left on the disk of {tmp_path}" in capfd.readouterr().err
 
 
-class LoggedTrial:
-    """What loggers need of Tune's trial."""
-
-    checkpoint = None
-
-    def __init__(self, folder):
-        self.local_path = str(folder)
-
-    def init_local_path(self):
-        Path(self.local_path).mkdir(exist_ok=True)
-
-
 def test_progress_csv_has_a_column_for_every_key_of_every_result(tmp_path):
-    """Also for those that come later, and for those that come first when the trial has been resumed."""
-    results = [{"training_iteration": 1, "note": 'a, "b"\nc', "config": {"lr": 1}}]
-    results += [{"training_iteration": 2, "evaluation": {"win_rate": 0.5}}]
-    results += [
+    """Also for those that come later, and for those that come first when the trial has been resumed in a new session."""
+    results = [
+        {"training_iteration": 1, "note": 'a, "b"\nc', "config": {"lr": 1}},
+        {"training_iteration": 2, "evaluation": {"win_rate": 0.5}},
         {"training_iteration": 3},
         {"training_iteration": 4, "evaluation": {"win_rate": 1.0}, "custom_metrics": {"k": 2}},
     ]
-    for part in (results[:3], results[3:]):
-        logger, trial = ContinuedCSVLogger(), LoggedTrial(tmp_path / "trial")
+    storage = SimpleNamespace(storage_filesystem=LocalFileSystem(), trial_fs_path=str(tmp_path / "stored"))
+    for session, part in (("stored", results[:3]), ("resumed", results[3:])):
+        (tmp_path / session).mkdir()
+        trial = SimpleNamespace(local_path=str(tmp_path / session), storage=storage)
         for result in part:
-            logger.log_trial_result(0, trial, result)
-        logger.log_trial_end(trial)
-    with (tmp_path / "trial" / "progress.csv").open(newline="") as file:
+            ProgressCSV().log_trial_result(0, trial, result)
+    with (tmp_path / "resumed" / "progress.csv").open(newline="") as file:
         header, *lines = csv.reader(file)
     assert header == ["training_iteration", "note", "evaluation/win_rate", "custom_metrics/k"]
     assert lines == [["1", 'a, "b"\nc', "", ""], ["2", "", "0.5", ""], ["3", "", "", ""], ["4", "", "1.0", "2"]]
-    assert [path.name for path in (tmp_path / "trial").iterdir()] == ["progress.csv"]
+    assert [path.name for path in (tmp_path / "resumed").iterdir()] == ["progress.csv"]

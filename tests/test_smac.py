@@ -1,5 +1,6 @@
 """The env "smac" against a stand-in of StarCraft2Env with the six maps' true sizes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,12 +12,12 @@ import pytest
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import get_trainable_cls
 
-from rllib_ddn.cli.playing import play as play_checkpoint
 from rllib_ddn.envs import smac as module
 from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.envs.smac import PAPER_MAPS, SMACGames, SMACTeam
 from rllib_ddn.envs.vector import BROKEN
 from rllib_ddn.team import TeamEnvError, TeamSpec
+from support.command import rllib
 from support.configs import learner_stats, small_config
 from support.programs import TESTS
 from support.starcraft import STAND_IN, gone, play, random_actions
@@ -215,16 +216,15 @@ def test_replays_are_saved_after_each_episode(stand_in):
     games.close()
 
 
-def test_evaluation_saves_replays(build, stand_in, tmp_path, monkeypatch):
+def test_evaluation_saves_replays(build, stand_in, tmp_path):
     """What ``rllib evaluate --save-replay`` does, here in this process, where the stand-in is."""
     config = small_config(train_batch_size=2).environment("smac")
     config.env_config = {"map_name": "3s_vs_5z"}
     algo = build(config)
     algo.train()
     checkpoint = Path(algo.save(str(tmp_path / "checkpoint")).checkpoint.path)
-    monkeypatch.setattr("ray.init", lambda **kwargs: None)
-    monkeypatch.setattr("ray.shutdown", lambda: None)
-    results = play_checkpoint(checkpoint, None, "DDN", None, {}, 2, "both", False, None, None, tmp_path / "replays")
+    options = ["--episodes", 2, "--save-replay", tmp_path / "replays", "--json"]
+    results = json.loads(rllib("evaluate", checkpoint, *options))
     assert [folder for folder, _ in stand_in.REPLAYS] == [str(tmp_path / "replays")] * 4
     assert results["follower"]["win_rate"] in (0, 0.5, 1)
 

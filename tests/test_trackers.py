@@ -8,9 +8,9 @@ from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.logger import TBXLoggerCallback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from typer.testing import CliRunner
 
-from rllib_ddn.cli import app, training
+from rllib_ddn.cli import tuning
+from support.command import rllib
 from support.configs import plain_config
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -50,33 +50,27 @@ def test_mlflow_in_a_local_folder_and_tensorboard_have_the_curves(tmp_path, monk
 def test_the_command_logs_to_a_tracker(name, tmp_path, monkeypatch):
     pytest.importorskip(name)
     given = []
-    monkeypatch.setattr(training, "_start_ray", lambda *arguments: None)
-    monkeypatch.setattr(
-        training, "run_experiments", lambda *arguments, callbacks, **options: given.extend(callbacks) or []
-    )
+    run = lambda *arguments, callbacks, **options: given.extend(callbacks) or []  # noqa: E731
+    monkeypatch.setattr(tuning, "run_experiments", run)
     monkeypatch.setenv("WANDB_PROJECT", "elsewhere")
     train = ["train", "--algo", "QMIX", "--env", "predator_prey", "-n", "teams", "--storage-path", str(tmp_path)]
-    assert CliRunner().invoke(app, [*train, "--track", name]).exit_code == 0
+    rllib(*train, "--track", name)
     (tracker,) = [logger for logger in given if logger.__class__.__name__.lower().startswith(name)]
     assert (tracker.experiment_name if name == "mlflow" else tracker.project) == (
         "teams" if name == "mlflow" else "elsewhere"
     )
     assert name == "mlflow" or tracker.kwargs["resume"] == "allow"  # a resumed trial continues its run
-    monkeypatch.setattr(training.importlib.util, "find_spec", lambda module: None)
-    told = CliRunner().invoke(app, [*train, "--track", name])
-    assert told.exit_code == 2
-    assert f"rllib: --track {name} needs its package: pip install {name}" in told.stderr.splitlines()
+    monkeypatch.setattr(tuning.importlib.util, "find_spec", lambda module: None)
+    told = rllib(*train, "--track", name, code=2)
+    assert f"rllib: --track {name} needs its package: pip install {name}" in told.splitlines()
 
 
 def test_tensorboard_is_told_where_the_run_is(tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(training, "_start_ray", lambda *arguments: None)
-    monkeypatch.setattr(
-        training, "run_experiments", lambda *arguments, callbacks, **options: given.extend(callbacks) or []
-    )
+    run = lambda *arguments, callbacks, **options: given.extend(callbacks) or []  # noqa: E731
+    monkeypatch.setattr(tuning, "run_experiments", run)
     train = ["train", "--algo", "QMIX", "--env", "predator_prey", "-n", "teams", "--storage-path", str(tmp_path)]
-    result = CliRunner().invoke(app, [*train, "--track", "tensorboard"])
-    assert f"tensorboard --logdir {tmp_path}/teams" in result.stdout
+    assert f"tensorboard --logdir {tmp_path}/teams" in rllib(*train, "--track", "tensorboard")
     assert [logger.__class__.__name__ for logger in given].count("TBXLoggerCallback") == 1
 
 

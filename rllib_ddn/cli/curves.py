@@ -1,7 +1,8 @@
 """Learning curves from trials' folders: read, smoothed, joined over seeds, tabulated and drawn.
 
 `rllib plot` and `rllib reproduce` share it. Evaluations are a table with the columns ``row`` (what is compared, such as
-an algorithm), ``seed``, ``network`` (who played; "" where there is only one), ``env steps``, ``hours``, ``metric``, ``value``.
+an algorithm), ``seed``, ``network`` (that played; "" where there is only one), ``env steps``, ``hours``, ``metric`` and
+``value``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-NETWORKS = {"follower": "follower", "leader": "leader", "agent": ""}  # of a result's keys, who played in a user's words
+NETWORKS = {"follower": "follower", "leader": "leader", "agent": ""}  # in a result's keys, and in the table
 STYLES = {"follower": "-", "leader": "--", "": "-"}
 METRICS = {
     "win_rate": "greedy win rate",
@@ -30,8 +31,8 @@ def evaluations(folders: Sequence[Path], metric: str | None = None) -> pd.DataFr
     """The evaluations of one trial: ``network``, ``env steps``, ``hours``, ``metric``, ``value``.
 
     Args:
-        folders: of the trial and of those that went on from its checkpoints, the oldest first. Where a later one begins,
-            the earlier one ends, and hours go on from there: Tune counts a restored trial's time from 0.
+        folders: of the trial and of those that continued from its checkpoints, the oldest first. Where a later one
+            begins, the earlier one ends, and hours continue from there: Tune counts a restored trial's time from 0.
         metric: a key of the results; by default the win rate where the env knows it, else the mean return.
 
     Returns:
@@ -51,17 +52,13 @@ def evaluations(folders: Sequence[Path], metric: str | None = None) -> pd.DataFr
     found = []
     for key, network in NETWORKS.items():
         if (column := f"evaluation/{key}/{metric}") in results:
-            curve = {
-                "network": network,
-                "env steps": results["timesteps_total"],
-                "metric": metric,
-                "value": results[column],
-            }
-            found.append(pd.DataFrame(curve | {"hours": results.get("time_total_s", np.nan) / 3600}))
+            hours = results.get("time_total_s", np.nan) / 3600
+            curve = {"network": network, "env steps": results["timesteps_total"], "hours": hours}
+            found.append(pd.DataFrame(curve | {"metric": metric, "value": results[column]}))
     columns = ["network", "env steps", "hours", "metric", "value"]
-    return (
-        pd.concat(found, ignore_index=True)[columns].dropna(subset="value") if found else pd.DataFrame(columns=columns)
-    )
+    if not found:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(found, ignore_index=True)[columns].dropna(subset="value")
 
 
 def result_folders(where: Path) -> list[Path]:
@@ -70,7 +67,10 @@ def result_folders(where: Path) -> list[Path]:
 
 
 LABEL = 46  # characters of a line in a legend
-OVER_SEEDS = "interquartile mean over seeds with its 95% bootstrap interval (of two or three: their mean, the lowest and the highest)"
+OVER_SEEDS = (
+    "interquartile mean over seeds with its 95% bootstrap interval "
+    "(of two or three: their mean, the lowest and the highest)"
+)
 
 
 def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -79,8 +79,9 @@ def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95% bootstrap interval of the interquartile mean over the first axis: ``[seeds, ...]``. Of two or three seeds, whose
-    interquartile mean is their mean, that is the lowest and the highest: more than 1 in 40 resamples are one seed only."""
+    """95% bootstrap interval of the interquartile mean over the first axis: ``[seeds, ...]``. Of two or three seeds,
+    whose interquartile mean is their mean, that is the lowest and the highest: more than 1 in 40 resamples are one seed
+    only."""
     if len(values) < 2:
         return values[0], values[0]
     result = stats.bootstrap((values,), iqm, axis=0, n_resamples=2000, method="percentile", vectorized=True, rng=0)
@@ -108,9 +109,9 @@ class Curve:
     """One network of one row over training.
 
     Attributes:
-        row, network: whose curve it is.
+        row, network: see the module.
         panel: the title of the panel of the figure that shows it.
-        early: of each seed, whether it was ended before its stop.
+        early: of each seed, whether a trial scheduler ended it before its stop.
         x: env steps or hours; ``[points]``.
         seeds: smoothed evaluations, NaN before a seed's first and after its last one; ``[seeds, points]``.
     """
@@ -153,8 +154,8 @@ def final(table: pd.DataFrame, row: str, network: str, first: float, last: float
 
 
 def area(table: pd.DataFrame, row: str, network: str) -> pd.Series:
-    """Of each seed, the area under its evaluations (trapezoidal rule) over the env steps that they span, which is their
-    mean over training; ``[seeds]``, with the seeds as its index."""
+    """Of each seed, the area under its evaluations (trapezoidal rule) over the env steps that they span, which is
+    their mean over training; ``[seeds]``, with the seeds as its index."""
 
     def mean(curve: pd.DataFrame) -> float:
         steps, values = curve["env steps"].to_numpy(float), curve["value"].to_numpy(float)
@@ -165,8 +166,8 @@ def area(table: pd.DataFrame, row: str, network: str) -> pd.Series:
 
 
 def transfer(table: pd.DataFrame, row: str) -> pd.Series:
-    """Follower over leader in each evaluation in which the leader is good: with a win rate of 0.7, or of returns with 0.7 of
-    the row's best; ``[evaluations]``."""
+    """Follower over leader in each evaluation in which the leader is good: with a win rate of 0.7, or of returns with
+    0.7 of the row's best; ``[evaluations]``."""
     chosen = table[table["row"] == row]
     both = chosen.pivot_table(index=["seed", "env steps"], columns="network", values="value")
     if not {"leader", "follower"} <= set(both.columns):
@@ -177,8 +178,8 @@ def transfer(table: pd.DataFrame, row: str) -> pd.Series:
 
 
 def stratified(groups: Sequence[np.ndarray]) -> str:
-    """Interquartile mean of the seeds of several groups together, such as maps, with its 95% bootstrap interval in which
-    each group is resampled by itself (Agarwal et al. 2021); "" of none."""
+    """Interquartile mean of the seeds of several groups together, such as maps, with its 95% bootstrap interval, for
+    which each group is resampled by itself (Agarwal et al. 2021); "" of none."""
     groups = [np.asarray(group) for group in groups if len(group)]
     if not groups:
         return ""
@@ -197,16 +198,22 @@ def figure_of(values: np.ndarray | pd.Series) -> str:
     return f"{iqm(values):.2f}" + (f" [{low:.2f}, {high:.2f}]" if len(values) > 1 else "")
 
 
-def games(params: Iterable[dict[str, Any]]) -> str:
-    """How many games an evaluation has, from trials' configs: "64 games"; "" where they are not of one number."""
+def episodes_of(params: Iterable[dict[str, Any]]) -> str:
+    """How many episodes an evaluation has, from trials' configs: "64 episodes"; "" where the trials differ."""
     numbers = {config.get("evaluation_duration") for config in params}
-    return f"{numbers.pop()} games" if len(numbers) == 1 and None not in numbers else ""
+    return f"{numbers.pop()} episodes" if len(numbers) == 1 and None not in numbers else ""
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
 def draw(
     shown: Sequence[Curve],
     metric: str,
-    games: str,
+    episodes: str,
     window: float,
     title: str,
     out: Path,
@@ -215,72 +222,58 @@ def draw(
 ) -> None:
     """Writes a PNG: of each curve the interquartile mean over seeds with its 95% interval, as far as all seeds go, and
     each single seed as a light line. A row has a color, a leader dashes, and a panel is a plot of its own. A dot ends a
-    seed that was ended early. Where a bad start lies far below zero, the axis begins higher, which the note below the figure says.
+    seed that was ended early. Where a bad start lies far below zero, the axis begins higher, as the note below says.
 
     Args:
         metric: a key of the results.
-        games: of one evaluation, see :func:`games`.
+        episodes: of one evaluation, see :func:`episodes_of`.
         window: env steps that were smoothed over.
+        by: "env steps" or "hours".
         one_scale: whether all panels have the same scale.
     """
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    panels = list(dict.fromkeys(curve.panel for curve in shown))
+    panels = {panel: [c for c in shown if c.panel == panel] for panel in dict.fromkeys(c.panel for c in shown)}
     columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
-    name = METRICS.get(metric, metric.replace("_", " "))
+    rows = -(-len(panels) // columns)
+    legend = max(sum(len(textwrap.wrap(c.label, LABEL)) + 0.5 for c in its) for its in panels.values()) / (3 - columns)
     colors = {row: f"C{k % 10}" for k, row in enumerate(dict.fromkeys(curve.row for curve in shown))}
-    cut_off: list[float] = []  # the lowest points of axes that begin above them
+    minutes = by == "hours" and max(curve.x[-1] for curve in shown) < 1
+    note = f"Each point: the mean of the evaluations in the {window:,.0f} env steps before it."
+    if any(len(curve.seeds) > 1 for curve in shown):
+        note += f"\nBold: {OVER_SEEDS}; light: single seeds."
     with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        entries = [[textwrap.wrap(curve.label, LABEL) for curve in shown if curve.panel == panel] for panel in panels]
-        below = 0.19 * max(
-            sum(map(len, labels)) + 0.5 * len(labels) for labels in entries
-        )  # inches of the highest legend
-        size = (8, 5.4) if len(panels) == 1 else (9, 0.8 + (3.4 + max(1.0, below)) * lines)
-        crowded = len(panels) == 1 and (len(shown) > 6 or any(len(curve.label) > LABEL for curve in shown))
-        if crowded:  # the legend stands beside, and the figure is as high as it has to be
-            lengths = [len(textwrap.wrap(curve.label, LABEL)) + 0.5 for curve in shown]
-            size = (12, max(4.8, 1 + 0.17 * sum(lengths)))
-        figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharey=one_scale)
+        size = (9, 0.8 + (3.6 + 0.19 * legend) * rows)
+        figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=one_scale)
         for axes in grid.flat[len(panels) :]:
             axes.remove()
-        for axes, panel in zip(grid.flat, panels, strict=False):
-            its = [curve for curve in shown if curve.panel == panel]
-            scaled = shown if one_scale else its
-            top, bottom = max(np.nanmax(c.seeds) for c in scaled), min(np.nanmin(c.seeds) for c in scaled)
+        for axes, (panel, its) in zip(grid.flat, panels.items(), strict=False):
             for curve in its:
                 _draw_curve(axes, curve, colors[curve.row])
-            minutes = by == "hours" and max(curve.x[-1] for curve in shown) < 1
-            unit = "env steps" if by == "env steps" else f"{'minutes' if minutes else 'hours'} of training"
-            axes.set(xlabel=unit, xlim=(0, None))
             axes.set_title(textwrap.fill(panel, 50), fontsize="medium")
-            axes.set(ylabel=f"{name} ({games})" if games else name)
-            axes.tick_params(labelleft=True)
+            name = METRICS.get(metric, metric.replace("_", " "))
+            axes.set(xlim=(0, None), ylabel=f"{name} ({episodes})" if episodes else name)
+            axes.set_xlabel(by if by == "env steps" else f"{'minutes' if minutes else 'hours'} of training")
+            if by == "env steps":
+                axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+            elif minutes:
+                axes.xaxis.set_major_formatter(lambda hours, _: f"{60 * hours:.3g}")
+            scaled = shown if one_scale else its
+            top, bottom = max(np.nanmax(c.seeds) for c in scaled), min(np.nanmin(c.seeds) for c in scaled)
             if metric == "win_rate":
                 axes.set_ylim(-0.02, 1.02)
             elif top > 0 and bottom < -0.6 * top:
-                cut_off.append(bottom)
                 axes.set_ylim(-0.6 * top, 1.05 * top)
-            if minutes:
-                axes.xaxis.set_major_formatter(lambda hours, _: f"{60 * hours:.3g}")
-            if by == "env steps":
-                axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+                if "The axis begins" not in note:
+                    note += f"\nThe axis begins above the lowest point, {bottom:,.4g}."
+            axes.tick_params(labelleft=True)
             axes.grid(alpha=0.3)
-            if crowded:
-                figure.legend(fontsize="small", loc="outside right upper")
-            else:
-                beside = 2 if columns == 1 and max(len(curve.label) for curve in its) < 30 else 1
-                place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
-                axes.legend(fontsize="small", ncols=beside, frameon=False, **place)
-        figure.suptitle(title, fontsize="medium")
-        note = f"Each point: the mean of the evaluations in the {window:,.0f} env steps before it."
-        if any(len(curve.seeds) > 1 for curve in shown):
-            note += f"\nBold: {OVER_SEEDS}; light: single seeds."
-        if cut_off:
-            note += f"\nThe axis begins above the lowest point, {min(cut_off):,.4g}."
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+            axes.legend(fontsize="small", ncols=3 - columns, frameon=False, **below)
         if any(any(curve.early) for curve in shown):
             note += "\nDot: ended early by the trial scheduler."
+        figure.suptitle(title, fontsize="medium")
         figure.supxlabel(note, fontsize=7)
         figure.savefig(out, dpi=150)
         plt.close(figure)

@@ -18,13 +18,14 @@ from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.train.constants import DEFAULT_STORAGE_PATH
+from ray.tune import TuneError
 from ray.tune.experiment import Experiment
-from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, get_trainable_cls
+from ray.tune.registry import ENV_CREATOR, get_trainable_cls
 from ray.tune.search.variant_generator import generate_variants
 
 import rllib_ddn
-from rllib_ddn.cli.interruption import DiskWatch
-from rllib_ddn.cli.options import TrainOptions, fail, one_line_errors, parse_object
+from rllib_ddn.cli.common import fail, one_line_errors, parse_object
+from rllib_ddn.cli.train import TrainOptions
 from rllib_ddn.names import did_you_mean, imported, is_custom, nearest
 from rllib_ddn.rllib.accepts import same
 from rllib_ddn.rllib.env_creator import is_custom_env
@@ -34,7 +35,7 @@ from rllib_ddn.team import TeamSpec
 
 OURS: dict[str, type[Algorithm]] = {"DDN": rllib_ddn.DDN}
 OURS |= {algo.__name__: algo for algo in (*rllib_ddn.HOSTS, *rllib_ddn.PEERS)}
-SAMPLERS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randn", "randint", "qrandint", "lograndint")
+# The checkpoint options of Ray 2.41's command and files, in Tune's present form.
 OLD_CHECKPOINT_KEYS = {
     "checkpoint_freq": "checkpoint_frequency",
     "checkpoint_at_end": "checkpoint_at_end",
@@ -45,33 +46,31 @@ OLD_CHECKPOINT_KEYS = {
 KEYS = {*inspect.signature(Experiment).parameters, "env", "scheduler", "scheduler_config", *OLD_CHECKPOINT_KEYS} - {
     "name"
 }
-
+SAMPLERS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randn", "randint", "qrandint", "lograndint")
 # What trainings mostly stop at. There may be more in a result: callbacks add to it.
 ENV_STEPS = {"timesteps_total", "num_env_steps_sampled", "num_env_steps_sampled_lifetime"}
 RESULTS = ENV_STEPS | {"training_iteration", "time_total_s", "num_env_steps_trained"}
-RESULTS |= {"iterations_since_restore", "time_since_restore"}
-# Keys of earlier versions of RLlib.
-OLD_RESULTS = {f"episode_reward_{kind}": f"env_runners/episode_return_{kind}" for kind in ("mean", "min", "max")}
-OLD_RESULTS |= {f"sampler_results/{old}": new for old, new in OLD_RESULTS.items()}
-OLD_RESULTS |= {"episode_len_mean": "env_runners/episode_len_mean", "episodes_total": "counters/num_episodes_sampled"}
+RESERVE = 20_000_000  # bytes of a disk, for results and Tune's state
 
 
 def load(path: Path) -> dict[str, dict[str, Any]]:
     """Experiments from a yaml or Python file, by name."""
     if not path.is_file():
         fail(f"there is no file {path}.")
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            experiments = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            fail(f"{path} is not yaml: {' '.join(str(error).split())}")
-        if not (isinstance(experiments, dict) and experiments) or not all(
-            isinstance(spec, dict) for spec in experiments.values()
-        ):
-            fail(f"{path} must map experiment names to their settings (run, env, stop, config).")
-        return experiments
-    if path.suffix != ".py":
+    if path.suffix == ".py":
+        return {path.stem: _load_python(path)}
+    if path.suffix not in (".yaml", ".yml"):
         fail(f"{path} is neither .yaml nor .py.")
+    try:
+        experiments = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        fail(f"{path} is not yaml: {' '.join(str(error).split())}")
+    if not (isinstance(experiments, dict) and experiments and all(isinstance(s, dict) for s in experiments.values())):
+        fail(f"{path} must map experiment names to their settings (run, env, stop, config).")
+    return experiments
+
+
+def _load_python(path: Path) -> dict[str, Any]:
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     assert module_spec
     assert module_spec.loader
@@ -81,48 +80,35 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
     if not hasattr(module, "config"):
         fail(f"{path} has no variable `config`: make it an AlgorithmConfig.")
     config = module.config
-    algo = config.algo_class.__name__
-    defaults = (
-        config.algo_class.get_default_config().to_dict()
-    )  # left out: Tune's files do not keep all of them as they are
-    given = {
-        key: value for key, value in config.to_dict().items() if key not in defaults or not same(value, defaults[key])
-    }
-    return {path.stem: {"run": algo, "config": given, "stop": getattr(module, "stop", {})}}
+    # Without the defaults, some of which Tune's files do not keep as they are.
+    defaults = config.algo_class.get_default_config().to_dict()
+    given = {k: v for k, v in config.to_dict().items() if k not in defaults or not same(v, defaults[k])}
+    return {"run": config.algo_class.__name__, "config": given, "stop": getattr(module, "stop", {})}
 
 
-def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> tuple[str, dict[str, Any]]:
-    """Puts the options into the experiments, in place; the options win.
-
-    Returns:
-        The scheduler's name and arguments.
-    """
+def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> None:
+    """Puts the options into the experiments, in place; the options win."""
     config = parse_object("--config", options.config, '{"lr": 0.0005}')
     env_config = parse_object("--env-config", options.env_config, '{"penalty": 2.0}')
     stop = parse_object("--stop", options.stop, '{"timesteps_total": 100000}')
-    schedulers = []
+    scheduler_config = parse_object("--scheduler-config", options.scheduler_config, '{"grace_period": 10}')
     for name, spec in experiments.items():
         for key in spec.keys() - KEYS:
             fail(f"the experiment {name!r} has an unknown key {key!r}; {did_you_mean(key, KEYS, count=3)}")
-        spec["config"] = spec.get("config") or {}
+        its_config = spec.get("config") or {}
         if "env" in spec:
-            spec["config"]["env"] = spec.pop("env")
+            its_config["env"] = spec.pop("env")
         env = options.env or config.get("env")
-        if env and env != spec["config"].get("env"):
-            spec["config"]["env"] = env
-            spec["config"].pop("env_config", None)  # the other env's
-        spec["config"] = _merged(spec["config"], config)
+        if env and env != its_config.get("env"):
+            its_config["env"] = env
+            its_config.pop("env_config", None)  # the other env's
+        its_config = merged(its_config, config)
         if env_config:
-            spec["config"] = _merged(spec["config"], {"env_config": env_config})
-        if stop:
-            spec["stop"] = stop
-        for limit, value in (spec.get("stop") or {}).items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                fail(
-                    f"to stop at {limit} takes a number, as in --stop '{{\"{limit}\": 100000}}'; got {json.dumps(value)}"
-                )
-            if limit in RESULTS and not value > 0:
-                fail(f"to stop at {limit} takes a number above 0; got {json.dumps(value)}")
+            its_config = merged(its_config, {"env_config": env_config})
+        if options.v or options.vv:
+            its_config["log_level"] = "DEBUG" if options.vv else "INFO"
+        spec["config"] = samplers(its_config)
+        spec["stop"] = _checked_stop(stop or spec.get("stop") or {})
         for option in ("num_samples", "restore", "storage_path"):
             if getattr(options, option) is not None:
                 spec[option] = getattr(options, option)
@@ -136,31 +122,21 @@ def complete(experiments: dict[str, dict[str, Any]], options: TrainOptions) -> t
                 fail(f"to restore takes a folder on this machine; got {spec['restore']}")
             spec["restore"] = str(Path(spec["restore"]).expanduser().absolute())
         spec["checkpoint_config"] = _checkpoint_config(spec, options)
-        schedulers.append((spec.pop("scheduler", None), spec.pop("scheduler_config", {})))
-        spec["config"] = samplers(spec["config"])
-        if options.v or options.vv:
-            spec["config"]["log_level"] = "DEBUG" if options.vv else "INFO"
-    if len({json.dumps(scheduler, sort_keys=True) for scheduler in schedulers}) > 1:
-        fail("the experiments of one file share one scheduler; give them the same, or use several files.")
-    scheduler, arguments = schedulers[0]
-    given = parse_object("--scheduler-config", options.scheduler_config, '{"grace_period": 10}')
-    if options.scheduler:
-        scheduler, arguments = options.scheduler, given
-    elif given and not scheduler:
-        fail(
-            "--scheduler-config is for a scheduler, but there is none: name it with --scheduler, such as async_hyperband."
-        )
-    else:
-        arguments = {**arguments, **given}
-    return scheduler or "fifo", arguments
+        if options.scheduler:
+            spec |= {"scheduler": options.scheduler, "scheduler_config": scheduler_config}
+        elif scheduler_config and not spec.get("scheduler"):
+            fail("--scheduler-config needs a scheduler: name it with --scheduler, such as async_hyperband.")
+        else:
+            spec["scheduler"] = spec.get("scheduler") or "fifo"
+            spec["scheduler_config"] = {**spec.get("scheduler_config", {}), **scheduler_config}
 
 
-def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """``old`` with ``new``'s values, key by key at any depth; what Tune is to search is replaced as a whole."""
     result = dict(old)
     for key, value in new.items():
         both = isinstance(value, dict) and isinstance(old.get(key), dict)
-        result[key] = _merged(old[key], value) if both and not (_is_search(value) or _is_search(old[key])) else value
+        result[key] = merged(old[key], value) if both and not (_is_search(value) or _is_search(old[key])) else value
     return result
 
 
@@ -184,8 +160,18 @@ def samplers(value: Any) -> Any:
     return {k: samplers(item) for k, item in value.items()}
 
 
+def _checked_stop(stop: dict[str, Any]) -> dict[str, Any]:
+    for limit, value in stop.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            fail(f"to stop at {limit} takes a number, as in --stop '{{\"{limit}\": 100000}}'; got {json.dumps(value)}")
+        if limit in RESULTS and not value > 0:
+            fail(f"to stop at {limit} takes a number above 0; got {json.dumps(value)}")
+        if limit not in RESULTS and (near := nearest(limit, RESULTS, cutoff=0.8)):
+            fail(f"to stop at {limit!r}, which no result has: did you mean {near[0]!r}?")
+    return stop
+
+
 def _checkpoint_config(spec: dict[str, Any], options: TrainOptions) -> dict[str, Any]:
-    """The checkpoint options of Ray 2.41's command and files, in Tune's present form."""
     config = dict(spec.pop("checkpoint_config", {}))
     for old, new in OLD_CHECKPOINT_KEYS.items():
         if old in spec:
@@ -198,29 +184,28 @@ def _checkpoint_config(spec: dict[str, Any], options: TrainOptions) -> dict[str,
     return config
 
 
-def checkpoint_by_default(experiments: dict[str, dict[str, Any]]) -> set[str]:
-    """Lets algorithms checkpoint where neither file nor options say otherwise: at the end, and by the clock,
-    of which the last two are kept. The checkpoints of this package's algorithms hold the best state besides; of RLlib's
-    own, the best checkpoint and the latest are kept.
+def checkpoint_by_default(spec: dict[str, Any]) -> bool:
+    """Has an algorithm checkpoint where neither file nor options say otherwise: at the end, and by the clock, of which
+    the last two are kept. The checkpoints of this package's algorithms hold the best state besides; of RLlib's own
+    algorithms, the best checkpoint and the latest are kept.
 
     Returns:
-        The experiments to checkpoint by the clock.
+        Whether to checkpoint by the clock.
     """
-    by_the_clock = set()
-    for name, spec in experiments.items():
-        if issubclass(algo := get_trainable_cls(spec["run"]), Algorithm):
-            config = spec["checkpoint_config"]
-            config.setdefault("checkpoint_at_end", True)
-            if "checkpoint_frequency" not in config:
-                if not is_ours(algo) and "num_to_keep" not in config and _add_score(algo, spec["config"]):
-                    config |= {"num_to_keep": 1, "checkpoint_score_attribute": "score", **config}
-                config.setdefault("num_to_keep", 2)
-                by_the_clock.add(name)
-    return by_the_clock
+    algo, config = get_trainable_cls(spec["run"]), spec["checkpoint_config"]
+    if not issubclass(algo, Algorithm):
+        return False
+    config.setdefault("checkpoint_at_end", True)
+    if "checkpoint_frequency" in config:
+        return False
+    if not is_ours(algo) and "num_to_keep" not in config and _add_score(algo, spec["config"]):
+        config |= {"num_to_keep": 1, "checkpoint_score_attribute": "score", **config}
+    config.setdefault("num_to_keep", 2)
+    return True
 
 
 def _add_score(algo: type[Algorithm], config: dict[str, Any]) -> bool:
-    """Lets one of RLlib's own algorithms score its results; returns whether it can, which takes the new API stack."""
+    """Has one of RLlib's own algorithms score its results; returns whether it can, which takes the new API stack."""
     key = "enable_env_runner_and_connector_v2"
     if not config.get(key, getattr(algo.get_default_config(), key)):
         return False
@@ -241,21 +226,17 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
     """
     if not isinstance(spec.get("run"), str):
         raise ValueError(f"the experiment {name!r} names no algorithm: add `run: DDN`.")
-    if spec["run"] not in ALGORITHMS and not is_registered(TRAINABLE_CLASS, spec["run"]):
+    try:
+        algo = get_trainable_cls(spec["run"])
+    except (TuneError, ValueError):
         hint = did_you_mean(spec["run"], [*OURS, *ALGORITHMS], OURS, count=3)
-        raise ValueError(f"there is no algorithm {spec['run']!r}; {hint}")
-    for limit in spec.get("stop") or ():
-        if limit not in RESULTS and (
-            near := OLD_RESULTS.get(limit) or next(iter(nearest(limit, RESULTS, cutoff=0.8)), None)
-        ):
-            raise ValueError(f"the experiment {name!r} stops at {limit!r}, which no result has: did you mean {near!r}?")
-    algo = get_trainable_cls(spec["run"])
+        raise ValueError(f"there is no algorithm {spec['run']!r}; {hint}") from None
     if not issubclass(algo, Algorithm):
         return
     if not spec["config"].get("env"):
         raise ValueError(f"the experiment {name!r} names no env: add `env: predator_prey`, or --env.")
     teams: list[tuple[Any, dict[str, Any], TeamSpec]] = []  # of the envs that have been built
-    told: set[str] = set()
+    least = 0
     for _, variant in generate_variants(spec["config"]):
         check_env_name(variant["env"])
         if is_custom(variant["env"]) and not is_ours(algo):
@@ -265,25 +246,21 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
             )
         config = algo.get_default_config().update_from_dict(variant)
         config.validate()
-        if is_ours(algo) and learns_here:
-            config.check_gpus()
         if is_ours(algo):
-            steps = config.min_sample_timesteps_per_iteration or 0
-            for limit in ENV_STEPS & (spec.get("stop") or {}).keys():
-                if spec["stop"][limit] < steps:
-                    told.add(
-                        f"rllib: {name} stops after an iteration, of at least {steps:,} env steps "
-                        f"(min_sample_timesteps_per_iteration), not at {limit} {spec['stop'][limit]:,}: stopping criteria are "
-                        "checked after each iteration."
-                    )
-            known = next(
-                (team for env, env_config, team in teams if (env, env_config) == (config.env, config.env_config)), None
-            )
+            if learns_here:
+                config.check_gpus()
+            known = next((team for e, c, team in teams if (e, c) == (config.env, config.env_config)), None)
             team = config.check_env(known)
             if known is None:
                 teams.append((config.env, config.env_config, team))
-    for line in told:
-        typer.echo(line)
+            least = max(least, config.min_sample_timesteps_per_iteration or 0)
+    for limit in ENV_STEPS & (spec.get("stop") or {}).keys():
+        if spec["stop"][limit] < least:
+            typer.echo(
+                f"rllib: {name} stops after an iteration, of at least {least:,} env steps "
+                f"(min_sample_timesteps_per_iteration), not at {limit} {spec['stop'][limit]:,}: "
+                "stopping criteria are checked after each iteration."
+            )
 
 
 def is_ours(algo: type) -> bool:
@@ -313,30 +290,22 @@ def check_env_name(env: Any) -> None:
 
 
 def check_storage(name: str, spec: dict[str, Any]) -> None:
-    """Writes a file where results are to go; in a cloud's storage, makes a folder.
+    """Makes the folder of an experiment; on this machine, also writes a file there.
 
     Raises:
         ValueError: one cannot, or the disk is full.
     """
     where = spec["storage_path"]
-    if "://" in where:
-        try:
-            storage, path = FileSystem.from_uri(where)
-            storage.create_dir(f"{path}/{name}")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"results cannot be written to {where} ({error}): name another --storage-path.") from None
-        return
-    folder = Path(where) / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
+        storage, path = FileSystem.from_uri(where)
+        storage.create_dir(f"{path}/{name}")
+        if "://" in where:
+            return
+        with tempfile.TemporaryFile(dir=Path(where, name)) as file:
             file.write(b" ")
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        raise ValueError(f"results cannot be written to {where} ({error}): name another --storage-path.") from None
+    if (free := shutil.disk_usage(where).free) < RESERVE:
         raise ValueError(
-            f"results cannot be written to {folder} ({error.strerror}): name another --storage-path."
-        ) from None
-    if free < DiskWatch.RESERVE:
-        raise ValueError(
-            f"only {free / 1e6:.0f} MB are left on the disk of {folder}: free some, or name another --storage-path."
+            f"only {free / 1e6:.0f} MB are left on the disk of {where}: free some, or name another --storage-path."
         )

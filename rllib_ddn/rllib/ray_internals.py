@@ -140,15 +140,6 @@ def algorithm_class(algorithm: Algorithm) -> type[Algorithm]:
     return getattr(type(algorithm), "__ray_actor_class__", type(algorithm))
 
 
-def state_of_checkpoint(info: Mapping[str, Any]) -> dict[str, Any]:
-    """The state that a checkpoint of the old API stack holds, which RLlib otherwise reads only to build an algorithm.
-
-    Args:
-        info: what ``ray.rllib.utils.checkpoints.get_checkpoint_info()`` returns for the checkpoint.
-    """
-    return Algorithm._checkpoint_info_to_algorithm_state(info)
-
-
 # -- ray.rllib.algorithms.algorithm, ray.tune.registry -------------------------------------------
 
 
