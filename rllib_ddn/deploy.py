@@ -21,8 +21,8 @@ import numpy as np
 
 from rllib_ddn.checks import TeamEnvError, check_values, entries, flat_numbers
 
-FORMAT_VERSION = 1
-WRAPPERS = ("observation", "obs")  # the keys under which an observation lies beside its action mask
+FORMAT_VERSION = 2
+OBS_KEYS = ("obs", "observation", "observations")  # the keys under which an observation lies beside its action mask
 
 
 class ExportedPolicy:
@@ -40,8 +40,8 @@ class ExportedPolicy:
         description: the folder's ``policy.json``.
         agents: the n agents that act here.
         hidden: ``[B, n, H]`` float32, their recurrent state.
-        last_action: ``[B, n]`` int64, -1 before the first step. Where another action is taken than the one that
-            :meth:`act` returned, write it here.
+        last_action: ``[B, n]`` int64, counted from 0, -1 before the first step. Where another action is taken than the
+            one that :meth:`act` returned, write it here.
         q_values: ``[B, n, A]`` float32, of the last :meth:`act`.
 
     Raises:
@@ -82,11 +82,12 @@ class ExportedPolicy:
 
         Args:
             observations: of a team, ``{agent: observation}`` as PettingZoo's ``ParallelEnv`` gives them, each
-                as it is or as a dict with ``observation`` (or ``obs``) and ``action_mask``; or all of them flattened
+                as it is or as a dict with ``observation`` (``obs``, ``observations``) and ``action_mask``; or all of them flattened
                 and padded as one array ``[n, O]``. Of one agent alone, its observation. Of many teams a list of B
                 such, or an array ``[B, n, O]``.
             action_mask: the available actions, where the observations do not tell: ``{agent: mask}`` beside a dict, an
-                array XX
+                array ``[n, A]`` beside an array; of one agent alone, its mask. Of many teams a list of B such, or
+                ``[B, n, A]``.
             state: the global state, for a network that sees it: S numbers, of many teams B times as many. Where the
                 state was the concatenated observations, a team makes it by itself.
 
@@ -124,6 +125,7 @@ class ExportedPolicy:
         check_values(obs, obs if global_state is None else global_state, mask, agents=self.agents)
         actions, self.q_values, self.hidden = self._run(inputs)
         self.last_action = actions.copy()
+        actions = actions + [member["first_action"] for member in self._members]
         if as_array:
             return actions if self._many else actions[0]
         if self._alone:
@@ -160,7 +162,7 @@ class ExportedPolicy:
                 if agent not in team:
                     mask[b, i, 0] = True  # has left: a row of zeros, and one action
                     continue
-                value, available = _unwrapped(member["observation"], team[agent])
+                value, available = _unwrapped(member, team[agent])
                 available = given.get(agent, available)
                 flat = flatten(member["observation"], value, f"the observation of agent {agent!r}")
                 obs[b, i, : len(flat)] = flat
@@ -234,13 +236,15 @@ def _box(shape: list[int], dtype: str) -> dict[str, Any]:
     return {"type": "Box", "space": f"Box({tuple(shape)}, {dtype})", "shape": shape, "dtype": dtype}
 
 
-def _unwrapped(layout: Mapping[str, Any], value: Any) -> tuple[Any, Any]:
+def _unwrapped(member: Mapping[str, Any], value: Any) -> tuple[Any, Any]:
     """An observation, and the action mask that came with it or None."""
+    parts, mask = member["observation"].get("spaces") or (), None
     if isinstance(value, Mapping):
-        for key in WRAPPERS:
-            if key in value and key not in (layout.get("spaces") or ()):
-                return value[key], value.get("action_mask")
-    return value, None
+        mask = None if "action_mask" in parts else value.get("action_mask")
+        for key in (member["key"], *OBS_KEYS):
+            if key in value and key not in parts:
+                return value[key], mask
+    return value, mask
 
 
 def _description(folder: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from yardstick import qmix_update
 
 from rllib_ddn import DDNConfig, ValueDecomposition, ValueDecompositionConfig
 from rllib_ddn.deploy import ExportedPolicy
-from rllib_ddn.envs.predator_prey import PredatorPreyGames
+from rllib_ddn.envs.predator_prey import VectorPredatorPrey
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
 from rllib_ddn.learning.episodes import Episodes
 from rllib_ddn.learning.replay import EpisodeReplay
@@ -46,7 +46,7 @@ class Benchmark(Updates):
 
     def sampling(self) -> None:
         """Env core; and env steps of whole episodes through the env runner, 8-agent GRU policy included."""
-        games = PredatorPreyGames(64)
+        games = VectorPredatorPrey(64)
         rng = np.random.default_rng(0)
 
         def step_games() -> float:
@@ -55,10 +55,10 @@ class Benchmark(Updates):
                 mask = games.action_mask
                 actions = np.where(mask, rng.random(mask.shape), -1).argmax(-1)
                 start = time.perf_counter()
-                games.step(actions)
+                games.step(actions, np.arange(64))
                 over = np.flatnonzero(games.terminated | games.truncated)
                 if len(over):
-                    games.reset(games=over)
+                    games.reset(rng.integers(2**31, size=len(over)), over)
                 seconds += time.perf_counter() - start
             return 200 * 64 / seconds
 

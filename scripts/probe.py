@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rllib_ddn.envs.predator_prey import PredatorPreyGames
+from rllib_ddn.envs.predator_prey import VectorPredatorPrey
 from rllib_ddn.networks import LEADERS, LocalAgent, LocalInput, LocalPolicyNetwork, TeamNetwork, TeamSizes
 
 HIDDEN = 64
@@ -29,17 +29,17 @@ HIDDEN = 64
 
 def play(num_games: int = 64, steps: int = 200) -> tuple[Tensor, Tensor, Tensor]:
     """Random play: observations ``[G, T, N, O]``, states ``[G, T, S]`` and local inputs z ``[G, T, N, Z]``."""
-    rng, games = np.random.default_rng(0), PredatorPreyGames(num_games)
+    rng, games = np.random.default_rng(0), VectorPredatorPrey(num_games)
     games.reset(np.arange(num_games))
     last = np.full(games.action_mask.shape[:2], -1)
     rows = []
     for _ in range(steps):
         rows.append((games.obs, games.state, last))
         last = np.where(games.action_mask, rng.random(games.action_mask.shape), -1).argmax(-1)
-        games.step(last)
+        games.step(last, np.arange(num_games))
         over = games.terminated | games.truncated
         if over.any():
-            games.reset(games=np.flatnonzero(over))
+            games.reset(rng.integers(2**31, size=over.sum()), np.flatnonzero(over))
             last = np.where(over[:, None], -1, last)
     obs, state, last_action = (torch.from_numpy(np.stack(column, 1)) for column in zip(*rows, strict=True))
     local_input = LocalInput(games.num_predators, games.action_mask.shape[-1])

@@ -38,14 +38,10 @@ class Team(MultiAgentEnv):
             agents[1]["obs"] = Box(-1, 1, (5,), np.float32)
         if self.wrong == "mask size":
             agents = [{**agent, "action_mask": Box(0, 1, (7,), np.int8)} for agent in agents]
-        if self.wrong == "one mask":
-            del agents[1]["action_mask"]
         if self.wrong == "action counts":
             actions = [Discrete(2), Discrete(3)]
         if self.wrong == "continuous":
             actions = [Box(-1, 1, (2,)), Box(-1, 1, (2,))]
-        if self.wrong == "start":
-            actions = [Discrete(2, start=1), Discrete(2, start=1)]
         self.observation_space, self.action_space = Tuple([Dict(a) for a in agents]), Tuple(actions)
         if self.wrong == "not a tuple":
             self.observation_space = Dict(agents[0])
@@ -88,13 +84,8 @@ def one_line(error):
         ("no state", r'no global state: put "state" .* or choose env_config=\{"state": "concat"\}'),
         ("obs sizes", r"different lengths \[3, 5\]: pad them"),
         ("mask size", r'"action_mask" of agent 0 has the space .* there are 2 actions'),
-        (
-            "one mask",
-            r'agent 1 has no "action_mask", but agent 0 has: give all agents one, of ones where all is allowed',
-        ),
         ("action counts", r"different numbers of actions \[2, 3\]: pad them"),
-        ("continuous", r"action space of agent 0 is Box.*; actions must be Discrete\(n\) starting at 0"),
-        ("start", r"action space of agent 0 is Discrete\(2, start=1\)"),
+        ("continuous", r"action space of agent 0 is Box.*; actions must be Discrete\(n\)\. Discretize them"),
         ("not a tuple", r"Team is not grouped: its observation and action space are Dict and Tuple"),
     ],
 )

@@ -10,10 +10,11 @@ from ray.rllib.examples.envs.classes.multi_agent.two_step_game import TwoStepGam
 
 from rllib_ddn import DDNConfig
 from rllib_ddn.envs import predator_prey
-from rllib_ddn.envs.grouping import TeamGames, as_team_env, team_of
+from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
-from rllib_ddn.team import TeamEnvError, TeamSpec, encode
+from rllib_ddn.envs.vector import SequentialEnvs
+from rllib_ddn.team import TeamEnvError, TeamSpec, encode, team_members
 from support.games import Uneven
 
 # PettingZoo 1.27 replaced version 4 by version 5.
@@ -25,9 +26,14 @@ def team(**config):
 
 
 def arrays(env, observation):
-    return encode(
-        observation["team"], env.observation_space, TeamSpec.from_spaces(env.observation_space, env.action_space)
-    )
+    """obs, state and mask of what RLlib sees."""
+    members = team_members(env.observation_space, env.action_space)
+    spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
+    assert spec == env.team_spec
+    obs, mask, state = encode(observation[env.team], members, spec)
+    for array, own in zip((obs, state, mask), env.seen(), strict=True):
+        np.testing.assert_array_equal(array, own)
+    return obs, state, mask
 
 
 def test_padding_and_masks():
@@ -86,7 +92,7 @@ def test_the_members_infos_are_the_teams_where_rllib_has_grouped_them():
 
     game = Told({"one_hot_state_encoding": True, "separate_state_space": True})
     spaces = Tuple([game.observation_space] * 2), Tuple([game.action_space] * 2)
-    games = TeamGames([as_team_env(game.with_agent_groups({"both": [0, 1]}, *spaces), {})])
+    games = SequentialEnvs([as_team_env(game.with_agent_groups({"both": [0, 1]}, *spaces), {})])
     games.reset(np.array([0]))
     games.step(np.zeros((1, 2), int), np.array([0]))
     told = games.info(0)
@@ -137,10 +143,9 @@ def test_no_state_is_an_error_that_offers_concat():
 def test_two_step_game_state_is_taken_once():
     config = {"one_hot_state_encoding": True, "separate_state_space": True}
     env = as_team_env(TwoStepGameWithGroupedAgents(config), {})
-    name, observation_space, action_space = team_of(env)
-    spec = TeamSpec.from_spaces(observation_space, action_space)
-    assert (name, spec.num_agents, spec.num_actions, spec.obs_dtype) == ("agents", 2, 2, np.int8)
-    obs, state, mask = encode(env.reset()[0]["agents"], observation_space, spec)
+    spec = env.team_spec
+    assert (env.team, spec.num_agents, spec.num_actions, spec.obs_dtype) == ("agents", 2, 2, np.int8)
+    obs, state, mask = arrays(env, env.reset()[0])
     # MultiDiscrete([2, 2, 2, 3]) one-hot: state (1, 0, 0), then who observes.
     assert obs.tolist() == [[0, 1, 1, 0, 1, 0, 0, 1, 0], [0, 1, 1, 0, 1, 0, 0, 0, 1]]
     assert state.tolist() == [0, 1, 1, 0, 1, 0]
@@ -151,7 +156,7 @@ def test_two_step_game_grouped_by_hand_with_concat():
     game = TwoStepGame({})
     spaces = {"obs_space": Tuple([game.observation_space] * 2), "act_space": Tuple([game.action_space] * 2)}
     env = as_team_env(game.with_agent_groups({"both": [0, 1]}, **spaces), {"state": "concat"})
-    games = TeamGames([env])
+    games = SequentialEnvs([env])
     games.reset(np.array([0]))
     assert games.spec.state_dim == 12
     assert games.obs[0].argmax(-1).tolist() == [0, 3]
@@ -171,9 +176,7 @@ def test_state_from_a_method():
             return np.array([0.0, 0.5, 1.0], np.float32)
 
     env = as_team_env(WithMethod({}), {})
-    observation, _ = env.reset()
-    _, space, actions = team_of(env)
-    assert encode(observation["agents"], space, TeamSpec.from_spaces(space, actions))[1].tolist() == [0, 0.5, 1]
+    assert arrays(env, env.reset()[0])[1].tolist() == [0, 0.5, 1]
 
 
 RULES = {"grid_size": 4, "num_predators": 3, "num_prey": 2, "episode_limit": 15}
@@ -187,7 +190,7 @@ def test_vectorized_predator_prey_equals_the_single_games():
         "env": predator_prey.parallel_env,
         "team_reward": "mean",
     }  # every predator gets the team's reward
-    plain = TeamGames([PettingZooTeam(config) for _ in range(3)])
+    plain = SequentialEnvs([PettingZooTeam(config) for _ in range(3)])
     rng, live = np.random.default_rng(0), np.arange(3)
     for games in (fast, plain):
         games.reset(np.array([5, 6, 7]))
@@ -312,4 +315,4 @@ def test_plain_spaces_are_observations():
 
     env = as_team_env(Plain(), {"state": "concat"})
     spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
-    assert (spec.obs_dtype, spec.state_dim, spec.has_action_mask) == (np.float32, 4, False)
+    assert (spec.obs_dtype, spec.state_dim, env.members[0].has_action_mask) == (np.float32, 4, False)

@@ -18,7 +18,7 @@ import rllib_ddn
 from examples import leader as example
 from rllib_ddn import DDNConfig, QMIXConfig
 from rllib_ddn.cli import app
-from rllib_ddn.deploy import ExportedPolicy, flatten
+from rllib_ddn.deploy import FORMAT_VERSION, ExportedPolicy, flatten
 from rllib_ddn.envs.smax import SMAXTeam
 from rllib_ddn.rllib.config import ValueDecompositionConfig
 from rllib_ddn.rllib.export import _described, layout
@@ -316,7 +316,7 @@ def test_the_onnx_file_has_the_promised_inputs_and_outputs(exported):
 
 def test_the_description_says_what_there_is_to_know(exported):
     about = json.loads((exported("pettingzoo").folder / "policy.json").read_text())
-    assert about["format_version"] == 1
+    assert about["format_version"] == FORMAT_VERSION
     assert (about["env"], about["env_config"]) == ("pettingzoo", SPREAD)
     assert about["inputs"]["obs"] == {"dtype": "float32", "shape": ["teams", "agents", 18]}
     assert [agent["id"] for agent in about["agents"]] == ["agent_0", "agent_1", "agent_2"]
@@ -491,8 +491,8 @@ def test_folders_that_hold_no_policy(exported, tmp_path):
     with pytest.raises(ValueError, match=r"policy.json cannot be read \(JSONDecodeError"):
         ExportedPolicy(tmp_path)
     about = json.loads((exported("smax").folder / "policy.json").read_text())
-    (tmp_path / "policy.json").write_text(json.dumps({**about, "format_version": 2}))
-    with pytest.raises(ValueError, match="has the format version 2, this is 1: export again"):
+    (tmp_path / "policy.json").write_text(json.dumps({**about, "format_version": FORMAT_VERSION + 1}))
+    with pytest.raises(ValueError, match=r"has the format version .*: export again"):
         ExportedPolicy(tmp_path)
     (tmp_path / "policy.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match=r"follower.onnx is missing, which policy.json names"):

@@ -8,27 +8,32 @@ from pettingzoo.test.render_test import render_test
 
 from rllib_ddn.envs import predator_prey
 from rllib_ddn.envs.grouping import as_team_env
-from rllib_ddn.envs.predator_prey import ACTIONS, PredatorPreyGames
+from rllib_ddn.envs.predator_prey import ACTIONS, VectorPredatorPrey
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
-from rllib_ddn.team import TeamEnvError, TeamSpec, encode
+from rllib_ddn.team import TeamEnvError, TeamSpec
 from support.configs import small_config
 
 RIGHT, DOWN, LEFT, UP, STAY, CATCH = range(6)
 
 
 def board(predators, prey, games=1, grid_size=6, **rules):
-    """Games with predators and prey on the given (row, column) cells."""
-    world = PredatorPreyGames(games, grid_size=grid_size, num_predators=len(predators), num_prey=len(prey), **rules)
+    """Envs with predators and prey on the given (row, column) cells."""
+    world = VectorPredatorPrey(games, grid_size=grid_size, num_predators=len(predators), num_prey=len(prey), **rules)
     world.place(np.tile(predators, (games, 1, 1)), np.tile(prey, (games, 1, 1)))
     return world
 
 
 def act(world, *actions):
-    return world.step(np.tile(actions, (world.num_games, 1)))
+    return step(world, np.tile(actions, (len(world.obs), 1)))
+
+
+def step(world, actions):
+    """The rewards of a step of all envs."""
+    return world.step(actions, np.arange(len(actions)))[0]
 
 
 def cells(world, kind, game=0):
-    return [tuple(map(int, cell)) for cell in np.argwhere(world.picture(game) == kind)]
+    return [tuple(map(int, cell)) for cell in np.argwhere(world.grid(game) == kind)]
 
 
 def predators(world, game=0):
@@ -222,12 +227,12 @@ def test_units_by_hand():
 
 def test_units_are_beside_the_planes_and_change_nothing_else():
     rng = np.random.default_rng(3)
-    planes, units = (PredatorPreyGames(4, state=state) for state in ("planes", "units"))
+    planes, units = (VectorPredatorPrey(4, state=state) for state in ("planes", "units"))
     for world in (planes, units):
         world.reset(np.arange(4))
     for _ in range(60):
         actions = np.where(planes.action_mask, rng.random(planes.action_mask.shape), -1).argmax(-1)
-        np.testing.assert_array_equal(planes.step(actions), units.step(actions))
+        np.testing.assert_array_equal(step(planes, actions), step(units, actions))
         np.testing.assert_array_equal(planes.obs, units.obs)
         np.testing.assert_array_equal(planes.state, units.state[:, :200])
         told = units.state[:, 200:].reshape(4, 16, 2, 10)
@@ -254,12 +259,12 @@ def test_games_with_concatenated_observations_are_stepped_at_once():
     games, seeds = env.vectorize(3), np.array([5, 6, 7])
     assert games.spec == TeamSpec.from_spaces(env.observation_space, env.action_space)
     games.reset(seeds)
-    first = [encode(env.reset(seed=int(seed))[0]["team"], env.observation_space, games.spec)[1] for seed in seeds]
+    first = [env.reset(seed=int(seed))[0]["team"][0]["state"] for seed in seeds]
     np.testing.assert_array_equal(games.state, first)
     actions = games.action_mask.argmax(-1)
     games.step(actions[1:], np.array([1, 2]))
     observation = env.step({"team": tuple(actions[2].tolist())})[0]["team"]  # the env plays the last seed's game
-    np.testing.assert_array_equal(games.state[2], encode(observation, env.observation_space, games.spec)[1])
+    np.testing.assert_array_equal(games.state[2], observation[0]["state"])
     np.testing.assert_array_equal(games.state[0], first[0])
     games.close()
 
@@ -306,9 +311,9 @@ def test_a_finished_game_rests():
 
 
 def test_start_is_on_distinct_random_cells():
-    world = PredatorPreyGames(300, grid_size=4, num_predators=8, num_prey=8)
+    world = VectorPredatorPrey(300, grid_size=4, num_predators=8, num_prey=8)
     assert all(len(predators(world, g)) == 8 and len(prey(world, g)) == 8 for g in range(300))
-    roomy = PredatorPreyGames(500, grid_size=5, num_predators=1, num_prey=1)
+    roomy = VectorPredatorPrey(500, grid_size=5, num_predators=1, num_prey=1)
     roomy.reset(np.arange(500))
     counts = np.zeros((5, 5))
     for g in range(500):
@@ -320,20 +325,20 @@ def test_start_is_on_distinct_random_cells():
 def test_a_game_depends_on_its_seed_and_actions_alone():
     """Many games at once are the very games that run one at a time."""
     seeds, rules = [3, 14, 15], {"grid_size": 5, "num_predators": 3, "num_prey": 3}
-    together = PredatorPreyGames(3, **rules)
+    together = VectorPredatorPrey(3, **rules)
     together.reset(np.array(seeds))
-    alone = [PredatorPreyGames(1, **rules) for _ in seeds]
+    alone = [VectorPredatorPrey(1, **rules) for _ in seeds]
     for world, seed in zip(alone, seeds, strict=True):
         world.reset(np.array([seed]))
     rng = np.random.default_rng(0)
-    for step in range(40):
+    for k in range(40):
         actions = rng.integers(6, size=(3, 3))
-        if step == 20:  # a restart of one game leaves the others alone
+        if k == 20:  # a restart of one game leaves the others alone
             together.reset(np.array([99]), np.array([1]))
             alone[1].reset(np.array([99]))
-        rewards = together.step(actions)
+        rewards = step(together, actions)
         for g, world in enumerate(alone):
-            assert world.step(actions[g : g + 1])[0] == rewards[g]
+            assert step(world, actions[g : g + 1])[0] == rewards[g]
             np.testing.assert_array_equal(world.obs[0], together.obs[g])
             np.testing.assert_array_equal(world.state[0], together.state[g])
             np.testing.assert_array_equal(world.action_mask[0], together.action_mask[g])
@@ -341,7 +346,7 @@ def test_a_game_depends_on_its_seed_and_actions_alone():
 
 def test_against_a_plain_python_game():
     """The conservation laws of a long random play: no cell is shared, returns add up, nobody revives."""
-    world = PredatorPreyGames(32, penalty=3.0)
+    world = VectorPredatorPrey(32, penalty=3.0)
     world.reset(np.arange(32))
     rng, returns, failures = np.random.default_rng(1), np.zeros(32), np.zeros(32)
     for _ in range(200):
@@ -349,7 +354,7 @@ def test_against_a_plain_python_game():
         alive_before = [len(predators(world, g)) for g in range(32)]
         mask = world.action_mask
         actions = np.argmax(np.where(mask, rng.random(mask.shape), -1), -1)
-        rewards = world.step(actions)
+        rewards = step(world, actions)
         returns += rewards
         new = world.num_captured - before
         failures += (new * 10 - rewards) / 3
@@ -367,8 +372,8 @@ def test_against_a_plain_python_game():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"grid_size": 1}, "grid_size is a whole number of at least 2; got 1"),
-        ({"num_predators": 0}, "num_predators is a whole number of at least 1"),
+        ({"grid_size": 1}, "grid_size is an integer of at least 2; got 1"),
+        ({"num_predators": 0}, "num_predators is an integer of at least 1"),
         ({"grid_size": 3}, r"num_predators \+ num_prey = 16 do not fit on grid_size \*\* 2 = 9 cells"),
         ({"catchers_needed": 5}, "catchers_needed is 1 to 4"),
         ({"penalty": -1}, "penalty is 0 or more"),
@@ -401,11 +406,11 @@ def test_renderings_agree_with_the_grid():
     env = predator_prey.parallel_env(render_mode="ansi", grid_size=5, num_predators=2, num_prey=3)
     env.reset(seed=1)
     text = env.render().replace("\n", "")
-    assert [".Pq".index(c) for c in text] == env.games.picture().ravel().tolist()
+    assert [".Pq".index(c) for c in text] == env.vector.grid().ravel().tolist()
     env.render_mode = "rgb_array"
     image = env.render()
     colours = {
-        tuple(image[r * 24 + 12, c * 24 + 12]) for r in range(5) for c in range(5) if env.games.picture()[r, c] == 2
+        tuple(image[r * 24 + 12, c * 24 + 12]) for r in range(5) for c in range(5) if env.vector.grid()[r, c] == 2
     }
     assert image.shape == (120, 120, 3)
     assert colours == {(222, 120, 38)}

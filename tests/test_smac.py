@@ -9,18 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import get_trainable_cls
 
 from rllib_ddn.envs import smac as module
 from rllib_ddn.envs.grouping import as_team_env
-from rllib_ddn.envs.smac import PAPER_MAPS, SMACGames, SMACTeam
+from rllib_ddn.envs.smac import PAPER_MAPS, SMACTeam
 from rllib_ddn.envs.vector import BROKEN
 from rllib_ddn.team import TeamEnvError, TeamSpec
 from support.command import rllib
 from support.configs import learner_stats, small_config
 from support.programs import TESTS
-from support.starcraft import STAND_IN, gone, play, random_actions
+from support.starcraft import STAND_IN, close, gone, play, random_actions, smac_envs
 from support.tuned import EXAMPLES, accept
 
 pytestmark = pytest.mark.usefixtures("no_smac")
@@ -31,7 +30,7 @@ def test_sizes_and_a_training_iteration_on_each_map(build, stand_in, name):
     env = as_team_env(SMACTeam({"map_name": name}), {})
     spec = TeamSpec.from_spaces(env.observation_space, env.action_space)
     assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim) == PAPER_MAPS[name][:4]
-    assert env.vectorize(1).episode_limit == PAPER_MAPS[name][4]
+    assert env.episode_limit == PAPER_MAPS[name][4]
     config = (
         small_config(train_batch_size=2).environment("smac").evaluation(evaluation_interval=1, evaluation_duration=1)
     )
@@ -44,10 +43,10 @@ def test_sizes_and_a_training_iteration_on_each_map(build, stand_in, name):
 
 
 def test_observations_masks_and_rewards_are_the_games(stand_in):
-    games, rng = SMACGames(2, {"map_name": "3s_vs_5z", "seed": 3}), np.random.default_rng(0)
+    games, rng = smac_envs(2, {"map_name": "3s_vs_5z", "seed": 3}), np.random.default_rng(0)
     games.reset(np.arange(2))
     for _ in range(20):
-        envs = [game._env for game in games._games]
+        envs = [game._env for game in games.envs]
         for e, env in enumerate(envs):
             np.testing.assert_array_equal(games.obs[e], env.get_obs())
             np.testing.assert_array_equal(games.state[e], env.get_state())
@@ -61,38 +60,37 @@ def test_observations_masks_and_rewards_are_the_games(stand_in):
         np.testing.assert_allclose(rewards, before - after + 10 * (after == 0), rtol=1e-6)
         if (terminated | truncated).any():
             break
-    games.close()
+    close(games)
 
 
 @pytest.mark.parametrize("continuing", [False, True])
 def test_time_limit_cuts_off_and_a_battle_ends(stand_in, continuing):
     """With and without the info's own flag, which StarCraft2Env sets for continuing episodes only."""
-    games = SMACGames(1, {"map_name": "5m_vs_6m", "continuing_episode": continuing})
+    games = smac_envs(1, {"map_name": "5m_vs_6m", "continuing_episode": continuing})
     _, ends = play(games, [0], np.random.default_rng(0))
     assert ends[0] == (True, False)  # somebody has won
     assert "battle_won" in games.info(0)
     games.reset(np.arange(1))
-    env = games._games[0]._env
+    env = games.envs[0]._env
     for step in range(70):
         env.allies[:], env.enemies[:] = 1, 1  # nobody dies
         _, terminated, truncated = games.step(np.ones((1, 5), int), np.arange(1))
         assert (bool(terminated[0]), bool(truncated[0])) == (False, step == 69)
     assert games.info(0)["battle_won"] is False
-    games.close()
+    close(games)
 
 
 @pytest.mark.parametrize("timeouts", ["truncate", "terminate"])
 @pytest.mark.parametrize("continuing", [False, True])
 def test_time_limits_terminate_as_in_pymarl(build, stand_in, monkeypatch, continuing, timeouts):
     """A time limit ends an episode like a lost battle, whatever the info says of it; only where it is asked for."""
-    step = SMACGames.step
+    advance = SMACTeam.advance
 
-    def nobody_dies(self, actions, envs):
-        for game in self._games:
-            game._env.allies[:], game._env.enemies[:] = 1, 1
-        return step(self, actions, envs)
+    def nobody_dies(self, actions):
+        self._env.allies[:], self._env.enemies[:] = 1, 1
+        return advance(self, actions)
 
-    monkeypatch.setattr(SMACGames, "step", nobody_dies)
+    monkeypatch.setattr(SMACTeam, "advance", nobody_dies)
     config = small_config(train_batch_size=1).environment("smac")
     config.env_config = {"map_name": "5m_vs_6m", "timeouts": timeouts, "continuing_episode": continuing}
     algo = build(config)
@@ -113,12 +111,10 @@ def test_bad_keys(stand_in):
 
 
 def test_arguments_pass_through_and_each_game_has_its_own_seed(stand_in):
-    config = EnvContext(
-        {"map_name": "MMM2", "difficulty": "3", "seed": 5, "replay_dir": "there"}, worker_index=2, num_workers=3
-    )
-    games = SMACGames(2, config)
-    assert [game._create()._seed for game in games._games] == [2005, 2006]
-    assert {game._create().difficulty for game in games._games} == {"3"}
+    config = {"map_name": "MMM2", "difficulty": "3", "seed": 5, "replay_dir": "there"}
+    games = smac_envs(2, config, worker_index=2)
+    assert [game._create()._seed for game in games.envs] == [2005, 2006]
+    assert {game._create().difficulty for game in games.envs} == {"3"}
     with pytest.raises(
         TeamEnvError, match=r"env_config\['dificulty'\] of smac is unknown; did you mean 'difficulty'\?"
     ):
@@ -127,22 +123,22 @@ def test_arguments_pass_through_and_each_game_has_its_own_seed(stand_in):
 
 @pytest.mark.parametrize("fault", ["crash", "die"])
 def test_a_broken_episode_ends_and_the_game_goes_on(stand_in, fault):
-    games, rng = SMACGames(1, {"map_name": "3s_vs_5z"}), np.random.default_rng(0)
+    games, rng = smac_envs(1, {"map_name": "3s_vs_5z"}), np.random.default_rng(0)
     stand_in.FAULTS[:] = [None, None, fault]
     _, ends = play(games, [0], rng)
     assert ends[0] == (True, False)
     assert games.info(0) == {BROKEN: True}
     play(games, [0], rng)
     assert "battle_won" in games.info(0)
-    games.close()
+    close(games)
 
 
 def test_actions_that_the_game_refuses_are_no_fault_of_the_game(stand_in):
-    games = SMACGames(1, {"map_name": "3s_vs_5z"})
+    games = smac_envs(1, {"map_name": "3s_vs_5z"})
     games.reset(np.arange(1))
     with pytest.raises(ValueError, match="agent 0 cannot perform action 0"):
         games.step(np.zeros((1, 3), int), np.arange(1))  # the no-op is for the dead
-    games.close()
+    close(games)
 
 
 def test_broken_episodes_count_nowhere_but_in_their_counter(build, stand_in):
@@ -160,7 +156,7 @@ def test_broken_episodes_count_nowhere_but_in_their_counter(build, stand_in):
     algo.train()  # a round of nothing, and a whole one
     assert algo._counters["num_episodes_broken"] == 3
     assert len(algo.local_replay_buffer) == 3
-    pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.vector_env._games]
+    pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.vector_env.envs]
     algo.stop()
     assert all(gone(pid) for pid in pids)
 
@@ -168,8 +164,8 @@ def test_broken_episodes_count_nowhere_but_in_their_counter(build, stand_in):
 def test_a_game_that_does_not_start_is_tried_again_with_back_off(stand_in, monkeypatch):
     waits = []
     monkeypatch.setattr(module.time, "sleep", waits.append)
-    monkeypatch.setattr(module._Game, "FIRST_WAIT", 1.0)
-    games = SMACGames(1, {"map_name": "3s_vs_5z"})
+    monkeypatch.setattr(module.SMACTeam, "FIRST_WAIT", 1.0)
+    games = smac_envs(1, {"map_name": "3s_vs_5z"})
     stand_in.START_FAULTS[0] = 3
     games.reset(np.arange(1))
     assert waits == [1, 2, 4]
@@ -177,17 +173,17 @@ def test_a_game_that_does_not_start_is_tried_again_with_back_off(stand_in, monke
     with pytest.raises(ConnectionError, match="does not start"):
         games.reset(np.arange(1))
     assert waits == [1, 2, 4] + [1, 2, 4, 8, 16]
-    games.close()
+    close(games)
 
 
 def test_no_game_outlives_its_env(stand_in):
     def started():
-        games = SMACGames(1, {"map_name": "3s_vs_5z"})
+        games = smac_envs(1, {"map_name": "3s_vs_5z"})
         games.reset(np.arange(1))
-        return games, games._games[0]._env._sc2_proc._proc.pid
+        return games, games.envs[0]._env._sc2_proc._proc.pid
 
     games, pid = started()
-    games.close()
+    close(games)
     assert gone(pid)
     games, pid = started()
     stand_in.FAULTS[:] = ["die"]
@@ -208,12 +204,12 @@ def test_no_game_outlives_a_killed_worker(stand_in):
 
 
 def test_replays_are_saved_after_each_episode(stand_in):
-    games = SMACGames(1, {"map_name": "3s_vs_5z", "save_replay": True, "replay_dir": "there"})
+    games = smac_envs(1, {"map_name": "3s_vs_5z", "save_replay": True, "replay_dir": "there"})
     play(games, [0], np.random.default_rng(0))
     ((folder, steps),) = stand_in.REPLAYS
     assert folder == "there"
     assert steps > 1
-    games.close()
+    close(games)
 
 
 def test_evaluation_saves_replays(build, stand_in, tmp_path):

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from rllib_ddn.cli import app
 from rllib_ddn.envs import smac as module
-from rllib_ddn.envs.smac import PAPER_MAPS, SMACGames
+from rllib_ddn.envs.smac import PAPER_MAPS
 from rllib_ddn.envs.vector import BROKEN
 from support.configs import learner_stats, small_config
 from support.programs import run_program
-from support.starcraft import gone, play, random_actions
+from support.starcraft import close, gone, play, random_actions, smac_envs
 
 
 def installed(name):
@@ -51,17 +51,17 @@ def game(tmp_path, monkeypatch):
         (maps / f"{name}.SC2Map").write_bytes(b"map")
     monkeypatch.setenv("SC2PATH", str(tmp_path))
     monkeypatch.setenv("STAND_IN_FAULT", str(tmp_path / "fault"))
-    monkeypatch.setattr(module._Game, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(module.SMACTeam, "FIRST_WAIT", 0.05)
     return tmp_path
 
 
 def process(games):
-    return games._games[0]._env._sc2_proc._proc.pid
+    return games.envs[0]._env._sc2_proc._proc.pid
 
 
 @pytest.mark.parametrize("name", PAPER_MAPS)
 def test_episodes_on_each_map(name):
-    games = SMACGames(1, {"map_name": name, "seed": 1})
+    games = smac_envs(1, {"map_name": name, "seed": 1})
     spec = games.spec
     assert (spec.num_agents, spec.num_actions, spec.obs_dim, spec.state_dim, games.episode_limit) == PAPER_MAPS[name]
     rng, env_returns = np.random.default_rng(0), []
@@ -74,16 +74,16 @@ def test_episodes_on_each_map(name):
         env_returns.append(float(returns[0]))
     assert 0 < max(env_returns) <= 20
     pid = process(games)
-    games.close()
+    close(games)
     assert gone(pid)
 
 
 def test_attacking_wins_and_counts_as_a_win():
     """All attack the first enemy that they may attack, or walk right: the win is the game's, if it is one."""
-    games = SMACGames(1, {"map_name": "3s_vs_5z"})
+    games = smac_envs(1, {"map_name": "3s_vs_5z"})
     games.reset(np.arange(1))
     right, over, total = 4, False, 0.0  # 2 north, 3 south, 4 east, 5 west
-    env = games._games[0]._env
+    env = games.envs[0]._env
     while not over:
         mask = games.action_mask[0]
         actions = np.where(
@@ -96,17 +96,17 @@ def test_attacking_wins_and_counts_as_a_win():
     assert info["battle_won"] == (info["dead_enemies"] == 5)
     assert total > 0
     assert env.battles_game == 1
-    games.close()
+    close(games)
 
 
 @pytest.mark.parametrize("fault", ["die", "drop", "hang"])
 def test_a_game_that_fails_breaks_its_episode_and_is_started_again(game, fault):
-    games, rng = SMACGames(1, {"map_name": "3s_vs_5z"}), np.random.default_rng(0)
+    games, rng = smac_envs(1, {"map_name": "3s_vs_5z"}), np.random.default_rng(0)
     games.reset(np.arange(1))
     if fault == "hang":
         from absl import flags
 
-        games.close()
+        close(games)
         flags.FLAGS.sc2_timeout = 3  # seconds
         games.reset(np.arange(1))
     first = process(games)
@@ -119,14 +119,14 @@ def test_a_game_that_fails_breaks_its_episode_and_is_started_again(game, fault):
     assert "battle_won" in games.info(0)
     last = process(games)
     assert last != first
-    games.close()
+    close(games)
     assert gone(last)
 
 
 def test_replays_are_written(game):
-    games = SMACGames(1, {"map_name": "3s_vs_5z", "save_replay": True, "replay_dir": str(game / "mine")})
+    games = smac_envs(1, {"map_name": "3s_vs_5z", "save_replay": True, "replay_dir": str(game / "mine")})
     play(games, [0], np.random.default_rng(0))
-    games.close()
+    close(games)
     (replay,) = (game / "mine").glob("*.SC2Replay")
     assert replay.read_bytes().startswith(b"3s_vs_5z ")
 
@@ -152,7 +152,7 @@ def test_ddn_trains_on_it(build):
     result = algo.train()
     assert np.isfinite(learner_stats(result)["loss_global"])
     assert 0 <= result["evaluation"]["follower"]["win_rate"] <= 1
-    pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.vector_env._games]
+    pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.vector_env.envs]
     algo.stop()
     assert all(gone(pid) for pid in pids)
     assert os.path.isdir(os.environ["SC2PATH"])

@@ -42,7 +42,6 @@ def test_sizes_follow_the_scenario():
         assert (spec.num_agents, spec.num_actions) == (allies, MOVES + enemies)
         assert spec.obs_dim == 13 * (allies + enemies - 1) + 10
         assert spec.state_dim == 10 * (allies + enemies)
-        assert spec.has_action_mask
 
 
 def test_whole_battles_compile_once(games):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rllib_ddn.envs import ENVS
-from rllib_ddn.envs.grouping import TeamGames, as_team_env
-from rllib_ddn.envs.vector import TEAM, SingleTeamEnv, VectorTeamEnv
+from rllib_ddn.envs.grouping import as_team_env
+from rllib_ddn.envs.single import TEAM, SingleTeamEnv
+from rllib_ddn.envs.vector import SequentialEnvs, VectorTeamEnv
 
 GAMES = {
     "predator_prey": {"grid_size": 4, "num_predators": 3, "num_prey": 2, "episode_limit": 20},
@@ -33,7 +34,7 @@ def single(name):
 
 def vector(name, count=COUNT):
     env = single(name)
-    games = env.vectorize(count) if hasattr(env, "vectorize") else TeamGames([single(name) for _ in range(count)])
+    games = env.vectorize(count) or SequentialEnvs([single(name) for _ in range(count)])
     assert isinstance(games, VectorTeamEnv)
     return games
 
@@ -189,6 +190,6 @@ def test_resets_without_a_seed_follow_from_the_last_one():
 
 def test_registered_envs_are_derived_from_their_vector_envs():
     derived = {name for name, env in ENVS.items() if issubclass(env, SingleTeamEnv)}
-    assert derived == {"predator_prey", "smac", "smax"}
+    assert derived == {"predator_prey", "smax"}
     for name in derived:
         assert not {"reset", "step", "_observation"} & set(vars(ENVS[name]))

@@ -11,11 +11,13 @@ from pettingzoo import ParallelEnv
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune import register_env
 
+from rllib_ddn.checks import check_values
 from rllib_ddn.envs import vector
-from rllib_ddn.envs.grouping import TeamGames, as_team_env
+from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.envs.pettingzoo_env import PettingZooTeam
 from rllib_ddn.envs.predator_prey_team import PredatorPreyTeam
-from rllib_ddn.team import TeamEnvError, check_values, flatten
+from rllib_ddn.envs.vector import SequentialEnvs
+from rllib_ddn.team import TeamEnvError, flatten
 from support.configs import SMALL_GAME, small_config
 from support.games import Uneven
 
@@ -65,7 +67,7 @@ class Team(MultiAgentEnv):
 
 
 def played(env):
-    games = TeamGames([as_team_env(env, {})])
+    games = SequentialEnvs([as_team_env(env, {})])
     games.reset(np.array([0]))
     for _ in range(3):
         games.step(np.zeros((1, 2), int), np.array([0]))
@@ -87,26 +89,26 @@ def changed(agent, **parts):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (changed(1, obs=np.zeros(2)), r'"obs" of agent 1 at step 2 has the shape \(2,\); its space has \(3,\)'),
+        (changed(1, obs=np.zeros(2)), r'"obs" of agent 1 has the shape \(2,\); its space has \(3,\)'),
         (
             changed(1, action_mask=np.ones(1)),
-            r'"action_mask" of agent 1 at step 2 has the shape \(1,\); its space has \(2,\)',
+            r'"action_mask" of agent 1 has the shape \(1,\); its space has \(2,\)',
         ),
-        (changed(0, state=np.zeros(5)), r'"state" of agent 0 at step 2 has the shape \(5,\); its space has \(2,\)'),
+        (changed(0, state=np.zeros(5)), r'"state" of agent 0 has the shape \(5,\); its space has \(2,\)'),
         (
             changed(1, action_mask=None),
-            r"observation of agent 1 has no \"action_mask\" at step 2, .*; got \['obs', 'state'\]",
+            r"observation of agent 1 has no \"action_mask\", .*; got \['obs', 'state'\]",
         ),
-        (changed(1, obs=None), r'observation of agent 1 has no "obs" at step 2'),
-        (changed(0, state=None), r'observation has no "state" at step 2: training needs it'),
-        (changed(1, obs="abc"), r"\"obs\" of agent 1 at step 2 is 'abc'; its space Box\(.*\) has numbers"),
-        (lambda agents: agents[:1], r"team's observation has 1 entries at step 2, but there are 2 agents"),
-        (lambda agents: [agents[0], np.zeros(3)], r'observation of agent 1 has no "obs" at step 2, .*; got ndarray'),
+        (changed(1, obs=None), r'observation of agent 1 has no "obs"'),
+        (changed(0, state=None), r'observation has no "state"'),
+        (changed(1, obs="abc"), r"\"obs\" of agent 1 is 'abc'; its space Box\(.*\) has numbers"),
+        (lambda agents: agents[:1], r"team's observation has 1 entries, but there are 2 agents"),
+        (lambda agents: [agents[0], np.zeros(3)], r'observation of agent 1 has no "obs", .*; got ndarray'),
     ],
 )
 def test_observations_that_do_not_fit(spoil, message):
     played(Team())
-    with pytest.raises(TeamEnvError, match=message) as error:
+    with pytest.raises(TeamEnvError, match=f"step 2: .*{message}") as error:
         played(Team(spoil))
     one_line(error)
 
@@ -115,7 +117,7 @@ def test_observations_that_do_not_fit(spoil, message):
 def test_rewards_that_are_no_numbers(reward):
     played(Team(reward=np.float64(2)))
     with pytest.raises(
-        TeamEnvError, match=r"gave its team 'team' the reward .* at step 2; a reward is a finite number"
+        TeamEnvError, match=r"step 2: the reward of team 'team' is .*; a reward is a finite number"
     ) as error:
         played(Team(reward=reward))
     one_line(error)
@@ -148,10 +150,10 @@ class Replaced(Team):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"reward": {"team_0": 5.0}}, r"gave a reward to 'team_0' at step 1; its one team is 'team'"),
-        ({"reward": {"team": 1.0, "__all__": 5.0}}, r"gave a reward to '__all__' at step 1"),
+        ({"reward": {"team_0": 5.0}}, r"step 1: the env gave a reward to 'team_0'; its one team is 'team'"),
+        ({"reward": {"team": 1.0, "__all__": 5.0}}, r"gave a reward to '__all__'"),
         ({"observation": {}}, r"returned no observation for its team 'team' \(got \[\]\)"),
-        ({"observation": {**Replaced().reset()[0], "ghost": 1}}, r"gave an observation to 'ghost' at step 1"),
+        ({"observation": {**Replaced().reset()[0], "ghost": 1}}, r"gave an observation to 'ghost'"),
         (
             {"terminateds": {"team_0": True}},
             r"terminateds have neither \"__all__\" nor its team 'team' \(got \['team_0'\]\)",
@@ -166,7 +168,7 @@ def test_what_goes_to_others_than_the_team_is_refused(parts, message):
 
 
 def test_a_team_without_a_reward_gets_none_and_its_own_end_is_the_end():
-    games = TeamGames([as_team_env(Replaced(reward={}, truncateds={"team": True, "__all__": False}), {})])
+    games = SequentialEnvs([as_team_env(Replaced(reward={}, truncateds={"team": True, "__all__": False}), {})])
     games.reset(np.array([0]))
     rewards, terminated, truncated = games.step(np.zeros((1, 2), int), np.array([0]))
     assert (rewards[0], terminated[0], truncated[0]) == (0, False, True)
@@ -414,7 +416,7 @@ def test_images_are_refused_before_anything_is_built():
     config.env_config["max_input_size"] = 21_000
     config.check_env()
     config.env_config["max_input_size"] = "many"
-    with pytest.raises(TeamEnvError, match=r'env_config\["max_input_size"\] is a whole number above 0; got \'many\''):
+    with pytest.raises(TeamEnvError, match=r'env_config\["max_input_size"\] is a positive integer; got \'many\''):
         config.check_env()
 
 
@@ -479,7 +481,7 @@ def test_unknown_keys_get_the_nearest_name():
         TeamEnvError, match=r'env_config\["render_mode"\] of predator_prey is None or "ansi" or .*; got \'gif\''
     ):
         PredatorPreyTeam({"render_mode": "gif"})
-    with pytest.raises(TeamEnvError, match="Uneven cannot be drawn: it takes no render_mode"):
+    with pytest.raises(TeamEnvError, match="Uneven cannot be rendered: it takes no render_mode"):
         PettingZooTeam({"env": Uneven, "render_mode": "rgb_array"})
 
 

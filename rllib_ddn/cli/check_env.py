@@ -60,15 +60,16 @@ def _play(env: str, env_config: dict[str, Any]) -> tuple[int | None, ...]:
     import numpy as np
     from ray.rllib.env.env_context import EnvContext
 
-    from rllib_ddn.envs.grouping import TeamGames, as_team_env
-    from rllib_ddn.envs.vector import SingleTeamEnv, VectorTeamEnv
+    from rllib_ddn.checks import check_values
+    from rllib_ddn.envs.grouping import as_team_env
+    from rllib_ddn.envs.vector import SequentialEnvs
     from rllib_ddn.rllib.config import ValueDecompositionConfig
     from rllib_ddn.rllib.env_creator import creator_of
-    from rllib_ddn.team import TeamEnvError, check_values
+    from rllib_ddn.team import TeamEnvError
 
     context = EnvContext(env_config, worker_index=0)
     team = as_team_env(creator_of(env, ValueDecompositionConfig())(context), context)
-    games: VectorTeamEnv = team.games if isinstance(team, SingleTeamEnv) else TeamGames([team])
+    games = SequentialEnvs([team])
     spec = games.spec
     rng, only, total, steps, ended = np.random.default_rng(0), np.arange(1), 0.0, 0, False
     try:

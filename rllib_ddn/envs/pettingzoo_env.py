@@ -5,29 +5,30 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import AECEnv
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.envs.vector import TEAM, TEAM_KEYS, joined, warn_once
+from rllib_ddn.envs.single import TEAM_KEYS, TeamEnv
+from rllib_ddn.envs.vector import joined, warn_once
 from rllib_ddn.names import imported, is_custom, nearest
 from rllib_ddn.team import (
     ACTION_MASK,
-    OBS,
-    STATE,
     Member,
     TeamEnvError,
+    TeamSpec,
     flat_dtype,
     flatten,
+    number,
     refuse_unknown_keys,
     unbounded_box,
 )
 
 
-class PettingZooTeam(MultiAgentEnv):
+class PettingZooTeam(TeamEnv):
     """Any PettingZoo ParallelEnv, its agents grouped into one team.
 
     Registered as ``"pettingzoo"``.
@@ -40,9 +41,8 @@ class PettingZooTeam(MultiAgentEnv):
 
             - ``env``: the factory, ``"package.module:parallel_env"`` or a callable;
             - ``team_reward``: ``"sum"`` (default) or ``"mean"`` of the agents' rewards;
-            - ``state``: ``"env"`` (default: the env's own ``state()``) or ``"concat"``, with which this
-              class adds no state and :func:`rllib_ddn.envs.grouping.as_team_env` joins the
-              observations;
+            - ``state``: ``"env"`` (default: the env's own ``state()``) or ``"concat"``, with which no ``state()``
+              is needed, and :func:`rllib_ddn.envs.grouping.as_team_env` concatenates the observations;
             - ``max_input_size``, ``timeouts``: see :func:`rllib_ddn.envs.grouping.as_team_env`;
             - every other key is an argument of the factory.
 
@@ -52,108 +52,77 @@ class PettingZooTeam(MultiAgentEnv):
     """
 
     def __init__(self, config: dict[str, Any]):
-        super().__init__()
         arguments = {key: value for key, value in config.items() if key == "state" or key not in TEAM_KEYS}
         name = arguments.pop("env", None)
         factory = _load(name)
         self._mean = _choice(arguments, "team_reward", ("sum", "mean")) == "mean"
-        self._has_state = _choice(arguments, "state", ("env", "concat")) == "env"
-        self.env = _parallel(_made(factory, name, arguments), name)
-        self._members = list(self.env.possible_agents)
-        self.render_mode = getattr(self.env, "render_mode", None)
-
-        _, infos = self.env.reset(seed=0)
-        self.members = [_member(self.env, agent, infos.get(agent, {})) for agent in self._members]
-        self._obs_spaces = [member.observation_space for member in self.members]
-        self._counts = [member.num_actions for member in self.members]
-        self._masked = {member.id for member in self.members if member.has_action_mask}
-        self._mask_spaces = [spaces.Box(0, 1, (count,), np.int8) for count in self._counts]
-        self._dims = [spaces.flatdim(space) for space in self._obs_spaces]
-        self._obs_dtype = np.dtype(np.result_type(*(flat_dtype(space) for space in self._obs_spaces)))
-        self.num_actions, self.obs_dim = max(self._counts), max(self._dims)
-
-        parts: dict[str, spaces.Space] = {
-            OBS: unbounded_box((self.obs_dim,), self._obs_dtype),
-            ACTION_MASK: spaces.Box(0, 1, (self.num_actions,), np.int8),
-        }
-        if self._has_state:
-            self._state_space = parts[STATE] = self._space_of_state()
-        self.observation_space = spaces.Tuple(spaces.Dict(parts) for _ in self._members)
-        self.action_space = spaces.Tuple(spaces.Discrete(self.num_actions) for _ in self._members)
-        self.possible_agents = self.agents = [TEAM]
-        self.observation_spaces, self.action_spaces = {TEAM: self.observation_space}, {TEAM: self.action_space}
+        has_state = _choice(arguments, "state", ("env", "concat")) == "env"
+        self.env = env = _parallel(_made(factory, name, arguments), name)
         self._ended: set[Any] = set()  # agents that have terminated or were truncated in this episode
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        _, infos = env.reset(seed=0)
+        members = [
+            Member.of(agent, env.observation_space(agent), env.action_space(agent), ACTION_MASK in infos.get(agent, {}))
+            for agent in env.possible_agents
+        ]
+        self._state_space = self._space_of_state() if has_state else None
+        state = self._state_space or spaces.Box(0, 1, (0,), np.float32)
+        super().__init__(TeamSpec.of(members, spaces.flatdim(state), flat_dtype(state)), members)
+        self.render_mode = getattr(env, "render_mode", None)
+
+    def start(self, seed: int | None, options: dict[str, Any] | None = None) -> dict[str, Any]:
         observations, infos = self.env.reset(seed=seed, options=options)
         self._ended = set()
-        return self._observation(observations, infos, absent=set()), {TEAM: self._info(infos)}
+        self._observe(observations, infos, absent=set())
+        return self._info(infos)
 
-    def step(self, action_dict: dict):
+    def advance(self, actions: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
         """One step; the rewards of the agents still there are added up or averaged over the team."""
         present = set(self.env.agents)
-        actions = {
-            agent: int(action)
-            for agent, action in zip(self._members, action_dict[TEAM], strict=True)
-            if agent in present
-        }
-        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        observations, rewards, terminations, truncations, infos = self.env.step(
+            {
+                member.id: member.first_action + int(action)
+                for member, action in zip(self.members, actions, strict=True)
+                if member.id in present
+            }
+        )
         # Who has terminated has nothing more to see; who is truncated now has a last observation to bootstrap from.
         absent = self._ended | {agent for agent, ended in terminations.items() if ended}
         self._ended = absent | {agent for agent, ended in truncations.items() if ended}
         finished = self._ended.issuperset(self.env.agents)
         if finished and self.env.agents:
             warn_once(
-                f"{self.env} has terminated or truncated all agents, but leaves {len(self.env.agents)} of them in its `agents`, "
-                "which PettingZoo wants empty then. The episode is taken as ended."
+                f"{self.env} has terminated or truncated all agents, but leaves {len(self.env.agents)} of them in its "
+                "`agents`, which PettingZoo wants empty then. The episode is taken as ended."
             )
-        # Truncated by a limit: at least one agent was still playing when the time ran out.
+        # Truncated by a limit: at least one agent was still acting when the time ran out.
         truncated = finished and any(late and not terminations.get(agent) for agent, late in truncations.items())
-        terminated = finished and not truncated
+        self._observe(observations, infos, absent)
+        reward = sum(number(reward, f"agent {agent!r}") for agent, reward in rewards.items())
         return (
-            self._observation(observations, infos, absent),
-            {TEAM: self._reward(rewards)},
-            {TEAM: terminated, "__all__": terminated},
-            {TEAM: truncated, "__all__": truncated},
-            {TEAM: self._info(infos)},
+            reward / (len(self.members) if self._mean else 1),
+            finished and not truncated,
+            truncated,
+            self._info(infos),
         )
 
-    def render(self):
+    def render(self) -> Any:
         return self.env.render()
 
     def close(self) -> None:
         self.env.close()
 
-    def _observation(self, observations: dict, infos: dict, absent: set) -> dict:
-        obs = np.zeros((len(self._members), self.obs_dim), self._obs_dtype)
-        mask = np.zeros((len(self._members), self.num_actions), np.int8)
-        for i, agent in enumerate(self._members):
-            if agent not in observations or agent in absent:
-                mask[i, 0] = 1  # has left: a row of zeros, and nothing to choose
+    def _observe(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any], absent: Collection[Any]) -> None:
+        self.obs[:], self.action_mask[:] = 0, False
+        for i, member in enumerate(self.members):
+            if member.id not in observations or member.id in absent:
+                self.action_mask[i, 0] = True  # has left: a row of zeros, and nothing to choose
                 continue
-            value = observations[agent]
-            available = infos.get(agent, {}).get(ACTION_MASK)
-            if isinstance(value, dict) and "observation" in value:
-                available = value.get(ACTION_MASK, available)
-                value = value["observation"]
-            obs[i, : self._dims[i]] = flatten(self._obs_spaces[i], value, f"the observation of agent {agent!r}")
-            if available is not None:
-                available = flatten(self._mask_spaces[i], available, f'"{ACTION_MASK}" of agent {agent!r}')
-            elif agent in self._masked:
-                raise TeamEnvError(f'the observation of agent {agent!r} has no "{ACTION_MASK}", which its space has.')
-            mask[i, : self._counts[i]] = 1 if available is None else available
-        team = [{OBS: obs[i], ACTION_MASK: mask[i]} for i in range(len(self._members))]
-        if self._has_state:
-            state = flatten(self._state_space, self.env.state(), f"the state of {self.env}")
-            team = [{**agent, STATE: state} for agent in team]
-        return {TEAM: tuple(team)}
-
-    def _reward(self, rewards: dict) -> float:
-        for agent, reward in rewards.items():
-            array = np.asarray(reward)
-            if array.dtype.kind not in "biuf" or array.size != 1:
-                raise TeamEnvError(f"the reward of agent {agent!r} is {reward!r}; a reward is a finite number.")
-        return float(sum(rewards.values())) / (len(self._members) if self._mean else 1)
+            obs, available = member.read(observations[member.id], infos.get(member.id, {}).get(ACTION_MASK))
+            self.obs[i, : len(obs)] = obs
+            self.action_mask[i, : member.num_actions] = True if available is None else available
+        if self._state_space is not None:
+            self.state = flatten(self._state_space, self.env.state(), f"the state of {self.env}")
 
     def _space_of_state(self) -> spaces.Box:
         """As large as a state is; its dtype is that of the env's ``state_space``, or else of the array that it gives."""
@@ -168,9 +137,9 @@ class PettingZooTeam(MultiAgentEnv):
         dtype = flat_dtype(declared) if isinstance(declared, spaces.Space) else given
         return unbounded_box((np.size(state),), np.dtype(np.float32) if dtype == np.float64 else dtype)
 
-    def _info(self, infos: dict) -> dict[str, Any]:
-        """The members' infos, and on top of them each entry as the first member that has it tells it: some have left."""
-        return {**joined(infos.get(member, {}) for member in self._members), "agents": infos}
+    def _info(self, infos: Mapping[Any, Any]) -> dict[str, Any]:
+        """The members' infos, and beside them each entry of the first member that has it: some have left."""
+        return {**joined(infos.get(member.id, {}) for member in self.members), "agents": infos}
 
 
 def _load(env: Any):
@@ -197,7 +166,7 @@ def _made(factory: Any, name: Any, arguments: dict[str, Any]) -> Any:
         return factory(**arguments)
     if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
         if "render_mode" in arguments and "render_mode" not in (parameter.name for parameter in parameters):
-            raise TeamEnvError(f"{env} cannot be drawn: it takes no render_mode.")
+            raise TeamEnvError(f"{env} cannot be rendered: it takes no render_mode.")
         refuse_unknown_keys(env, arguments, ["team_reward", *TEAM_KEYS, *(parameter.name for parameter in parameters)])
     try:
         return factory(**arguments)
@@ -235,22 +204,3 @@ def _choice(arguments: dict, key: str, accepted: tuple[str, ...]) -> str:
     if value not in accepted:
         raise TeamEnvError(f"env_config[{key!r}] is one of {', '.join(map(repr, accepted))}; got {value!r}.")
     return value
-
-
-def _member(env: Any, agent: Any, info: dict[str, Any]) -> Member:
-    """An agent, by PettingZoo's convention: a Dict with an action mask has the observation under that name.
-
-    Args:
-        info: of a first reset, where the mask may be instead.
-    """
-    action_space = env.action_space(agent)
-    if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
-        raise TeamEnvError(
-            f"the action space of agent {agent!r} is {action_space}; actions must be Discrete(n) starting at 0."
-        )
-    space = env.observation_space(agent)
-    if isinstance(space, spaces.Dict) and "observation" in space.spaces:
-        return Member(
-            agent, space["observation"], int(action_space.n), ACTION_MASK in space.spaces, ACTION_MASK in info
-        )
-    return Member(agent, space, int(action_space.n), False, ACTION_MASK in info)

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rllib_ddn.envs.vector import BROKEN, TEAM_KEYS, SingleTeamEnv, VectorTeamEnv
+from rllib_ddn.envs.single import TEAM_KEYS, TeamEnv
+from rllib_ddn.envs.vector import BROKEN
 from rllib_ddn.names import did_you_mean
 from rllib_ddn.team import TeamEnvError, TeamSpec, refuse_unknown_keys
 
@@ -48,7 +49,7 @@ PAPER_MAPS = {
 }
 
 
-class SMACTeam(SingleTeamEnv):
+class SMACTeam(TeamEnv):
     """StarCraft II battles (SMAC and SMACv2).
 
     Registered as ``"smac"``.
@@ -56,103 +57,48 @@ class SMACTeam(SingleTeamEnv):
     ``replay_dir``, ...), the keys of :func:`rllib_ddn.envs.grouping.as_team_env`, and
 
     - ``version``: 1, or 2 for ``smacv2``'s ``StarCraftCapabilityEnvWrapper``;
-    - ``save_replay``: whether the game writes a replay of each episode to ``replay_dir``;
-    - ``max_restarts`` (5): times in a row that a game that cannot be started is tried again, after 1, 2, 4,
-      ... seconds, before the error goes to RLlib, which restarts the env runner if
-      ``restart_failed_env_runners`` is set.
+    - ``save_replay``: whether StarCraft writes a replay of each episode to ``replay_dir``;
+    - ``max_restarts`` (5): times in a row that a start of StarCraft that fails is repeated, after 1, 2, 4, ... seconds,
+      before the error goes to RLlib, which restarts the env runner if ``restart_failed_env_runners`` is set.
 
-    The game starts at the first reset. It takes its ``seed`` then, and none later: with a ``seed``, worker
-    w's game e gets ``seed + 1000 w + e``. An episode in which the game fails ends with
+    StarCraft starts at the first reset. It takes its ``seed`` then, and none later: with a ``seed``, the e-th
+    sub-environment of worker w gets ``seed + 1000 w + e``. An episode in which it fails ends with
     ``info["episode_broken"]``: it is left out of replay, returns and win rates, and counted in
-    ``counters/num_episodes_broken``.
-
-    Raises:
-        TeamEnvError: a package, the game or its maps are missing, the map is unknown, or an argument is.
-    """
-
-    def __init__(self, config: dict[str, Any]):
-        super().__init__(lambda num_games: SMACGames(num_games, config), "smac")
-
-
-class SMACGames(VectorTeamEnv):
-    """StarCraft II games as a vector env, stepped one after the other.
+    ``counters/num_episodes_broken``. Its process never outlives this one.
 
     Args:
-        num_games: E.
         config: the ``env_config``, an ``EnvContext`` in RLlib.
+
+    Raises:
+        TeamEnvError: a package, StarCraft or its maps are missing, the map is unknown, or an argument is.
     """
 
-    def __init__(self, num_games: int, config: dict[str, Any]):
-        worker, first = getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0
-        self._games = [_Game(config, worker, first + e) for e in range(num_games)]
-        self.spec = spec = self._games[0].spec
-        self.episode_limit = self._games[0].episode_limit
-        self.obs = np.zeros((num_games, spec.num_agents, spec.obs_dim), np.float32)
-        self.state = np.zeros((num_games, spec.state_dim), np.float32)
-        self.action_mask = np.ones((num_games, spec.num_agents, spec.num_actions), bool)
-        self._infos: list[dict[str, Any]] = [{} for _ in range(num_games)]
+    FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a start that has failed is repeated
 
-    def reset(self, seeds: np.ndarray) -> None:
-        """Starts a new episode in the first ``len(seeds)`` games. Their seeds were given at their start."""
-        for e in range(len(seeds)):
-            self._games[e].reset()
-            self._infos[e] = {}
-            self._games[e].observe(self.obs[e], self.state[e], self.action_mask[e])
-
-    def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rewards = np.zeros(len(envs), np.float32)
-        terminated, truncated = np.zeros(len(envs), bool), np.zeros(len(envs), bool)
-        for row, e in enumerate(envs):
-            rewards[row], terminated[row], truncated[row], self._infos[e] = self._games[e].step(actions[row])
-            self._games[e].observe(self.obs[e], self.state[e], self.action_mask[e])
-        return rewards, terminated, truncated
-
-    def info(self, env: int) -> dict[str, Any]:
-        """SMAC's info of the last step; ``battle_won`` only at the end of an episode."""
-        return self._infos[env]
-
-    def close(self) -> None:
-        """Ends the games' processes."""
-        for game in self._games:
-            game.close()
-
-
-class _Game:
-    """One ``StarCraft2Env``, which is restarted when it fails and whose process never outlives it."""
-
-    FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a game that failed is started again
-
-    def __init__(self, config: dict[str, Any], worker_index: int, env_index: int):
+    def __init__(self, config: dict[str, Any]):
         arguments = {key: value for key, value in config.items() if key not in TEAM_KEYS}
-        self._version = arguments.pop("version", 1)
+        version = arguments.pop("version", 1)
         self._saves_replay = arguments.pop("save_replay", False)
         self._max_restarts = arguments.pop("max_restarts", 5)
         arguments.setdefault("map_name", "3s5z")
         if arguments.get("seed") is not None:
-            arguments["seed"] += 1000 * worker_index + env_index
-        self._make, self._arguments = _checked(self._version, arguments), arguments
+            worker, env = getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0
+            arguments["seed"] += 1000 * worker + env
+        self._make, self._arguments = _checked(version, arguments), arguments
         self._env: Any = None
         self._guard: _Guard | None = None
-        self._dead = False
-        env = self._create()
-        sizes = env.get_env_info()
-        self.episode_limit: int = sizes["episode_limit"]
-        self.spec = TeamSpec(
-            num_agents=sizes["n_agents"],
-            num_actions=sizes["n_actions"],
-            obs_dim=int(np.prod(sizes["obs_shape"])),
-            state_dim=int(np.prod(sizes["state_shape"])),
-            obs_dtype=np.dtype(np.float32),
-            state_dtype=np.dtype(np.float32),
-            has_action_mask=True,
-        )
         self._steps = 0
+        sizes = self._create().get_env_info()
+        self.episode_limit: int = sizes["episode_limit"]
+        agents, actions, float32 = sizes["n_agents"], sizes["n_actions"], np.dtype(np.float32)
+        obs, state = (int(np.prod(sizes[f"{name}_shape"])) for name in ("obs", "state"))
+        super().__init__(TeamSpec(agents, actions, obs, state, float32, float32))
 
-    def reset(self) -> None:
-        """Starts an episode, and the game if it does not run.
+    def start(self, seed: int | None, options: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Starts an episode, and StarCraft if it does not run.
 
         Raises:
-            Exception: what the game's start raised, after ``max_restarts`` more attempts.
+            Exception: of the start of StarCraft, after ``max_restarts`` more attempts.
         """
         wait = self.FIRST_WAIT
         for attempt in range(self._max_restarts + 1):
@@ -166,10 +112,13 @@ class _Game:
                     raise
                 time.sleep(wait)
                 wait = min(2 * wait, self.LONGEST_WAIT)
-        self._steps, self._dead = 0, False
+        self._steps = 0
+        self._observe()
+        return {}
 
-    def step(self, actions: Any) -> tuple[float, bool, bool, dict[str, Any]]:
-        """Reward, terminated, truncated, info. A game that fails ends its episode as broken.
+    def advance(self, actions: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
+        """One step, after which the info is SMAC's, with ``battle_won`` at the end of an episode only. Where StarCraft
+        fails, the episode ends as broken, and the arrays stay what they were.
 
         Raises:
             AssertionError, ValueError: an action is not available, or their number is wrong.
@@ -177,32 +126,24 @@ class _Game:
         try:
             reward, ended, info = self._env.step([int(action) for action in actions])
             self._watch()
-        except (AssertionError, ValueError):  # StarCraft2Env refuses the actions: no fault of the game's
+        except (AssertionError, ValueError):  # StarCraft2Env refuses the actions: it has not failed
             raise
         except Exception:
             self.close()
             reward, ended, info = 0.0, True, {}
         self._steps += 1
-        if ended and not info:  # also what StarCraft2Env itself says when its game has failed
-            self._dead = True
+        if ended and not info:  # also what StarCraft2Env itself returns when StarCraft has failed
             return 0.0, True, False, {BROKEN: True}
         info = dict(info)
         won = bool(info.pop("battle_won", False))
-        decided = won or info.get("dead_allies") == self.spec.num_agents or self._steps < self.episode_limit
+        decided = won or info.get("dead_allies") == self.team_spec.num_agents or self._steps < self.episode_limit
         truncated = bool(ended and (info.get("episode_limit", False) or not decided))
         if ended:
             info["battle_won"] = won
             if self._saves_replay:
                 self._env.save_replay()
+        self._observe()
         return float(reward), bool(ended and not truncated), truncated, info
-
-    def observe(self, obs: np.ndarray, state: np.ndarray, mask: np.ndarray) -> None:
-        """Writes obs ``[N, O]``, state ``[S]`` and action mask ``[N, A]``; of a broken episode, what was last seen."""
-        if self._dead:
-            return
-        obs[:] = self._env.get_obs()
-        state[:] = self._env.get_state()
-        mask[:] = self._env.get_avail_actions()
 
     def close(self) -> None:
         """Ends the process, whatever state it is in."""
@@ -210,12 +151,17 @@ class _Game:
         try:
             if env is not None:
                 env.close()
-        except Exception:  # of a game that is gone already
+        except Exception:  # it has ended already
             pass
         finally:
             if self._guard is not None:
                 self._guard.end()
                 self._guard = None
+
+    def _observe(self) -> None:
+        self.obs[:] = self._env.get_obs()
+        self.state[:] = self._env.get_state()
+        self.action_mask[:] = self._env.get_avail_actions()
 
     def _create(self) -> Any:
         if self._env is None:
@@ -223,7 +169,7 @@ class _Game:
         return self._env
 
     def _watch(self) -> None:
-        """Has the present game process ended with this one; the env may have started another."""
+        """Guards the present process; the env may have started another."""
         inner = getattr(self._env, "env", self._env)  # smacv2 wraps the env
         process = getattr(getattr(inner, "_sc2_proc", None), "_proc", None)
         pid = getattr(process, "pid", None)

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from rllib_ddn.envs.vector import TEAM_KEYS, SingleTeamEnv, VectorTeamEnv
+from rllib_ddn.envs.single import TEAM_KEYS, SingleTeamEnv
+from rllib_ddn.envs.vector import VectorTeamEnv
 from rllib_ddn.names import did_you_mean
 from rllib_ddn.team import TeamEnvError, TeamSpec, refuse_unknown_keys
 
@@ -44,44 +45,44 @@ class SMAXTeam(SingleTeamEnv):
 
     def __init__(self, config: dict[str, Any]):
         arguments = {key: value for key, value in config.items() if key not in ("render_mode", *TEAM_KEYS)}
-        super().__init__(lambda num_games: SMAXGames(num_games, **arguments), "smax", config.get("render_mode"))
+        super().__init__(lambda num_envs: VectorSMAX(num_envs, **arguments), "smax", config.get("render_mode"))
 
 
-class SMAXGames(VectorTeamEnv):
+class VectorSMAX(VectorTeamEnv):
     """Battles as a vector env.
 
     Every call steps all E battles, whichever are asked for, so that the shapes are always the same and
     JAX compiles once.
 
     Args:
-        num_games: E.
+        num_envs: E.
         arguments: as in ``env_config`` of :class:`SMAXTeam`.
     """
 
     render_modes = ("rgb_array",)
 
-    def __init__(self, num_games: int, **arguments: Any):
+    def __init__(self, num_envs: int, **arguments: Any):
         self._battle = _battle(arguments)
         self.spec = spec = _sizes(self._battle, arguments)
         self.names = list(self._battle.agents)
         self.episode_limit = self._battle.max_steps + 1  # SMAX looks at its clock before it moves it
-        self._num_games, self._scale = num_games, float(arguments.get("reward_scale", 10.0))
+        self._num_envs, self._scale = num_envs, float(arguments.get("reward_scale", 10.0))
         self._reset, self._step = _compiled(self._battle)
         self._world: Any = None
-        self._infos: list[dict[str, Any]] = [{} for _ in range(num_games)]
-        self.obs = np.zeros((num_games, spec.num_agents, spec.obs_dim), np.float32)
-        self.state = np.zeros((num_games, spec.state_dim), np.float32)
-        self.action_mask = np.ones((num_games, spec.num_agents, spec.num_actions), bool)
+        self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+        self.obs = np.zeros((num_envs, spec.num_agents, spec.obs_dim), np.float32)
+        self.state = np.zeros((num_envs, spec.state_dim), np.float32)
+        self.action_mask = np.ones((num_envs, spec.num_agents, spec.num_actions), bool)
 
     def reset(self, seeds: np.ndarray) -> None:
         """Starts new battles in the first ``len(seeds)`` games, each with its own seed, and any in the rest."""
-        all_seeds = np.resize(np.asarray(seeds, np.uint32), self._num_games)
+        all_seeds = np.resize(np.asarray(seeds, np.uint32), self._num_envs)
         self._world, observed = self._reset(all_seeds)
         self._observe(observed)
-        self._infos = [{} for _ in range(self._num_games)]
+        self._infos = [{} for _ in range(self._num_envs)]
 
     def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        everyone = np.full((self._num_games, self.spec.num_agents), MOVES - 1, np.int32)
+        everyone = np.full((self._num_envs, self.spec.num_agents), MOVES - 1, np.int32)
         everyone[envs] = actions
         self._world, observed, outcome = self._step(self._world, everyone)
         self._observe(observed)
@@ -217,7 +218,6 @@ def _sizes(battle: Any, arguments: dict[str, Any]) -> TeamSpec:
         state_dim=(battle.num_agents + battle.num_enemies) * (4 + len(battle.unit_type_health)),
         obs_dtype=np.dtype(np.float32),
         state_dtype=np.dtype(np.float32),
-        has_action_mask=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""Envs that step many games at once, and the single env derived from them."""
+"""Envs of a team as arrays: what env runners play. Nothing here imports Ray."""
 
 from __future__ import annotations
 
@@ -9,29 +9,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, TeamSpec, part_of, team_spaces
+from rllib_ddn.team import TeamEnvError, TeamSpec
 
-TEAM = "team"  # the agent id of a team
-BROKEN = "episode_broken"  # the key of a final info that says that the game failed: the episode does not count
-TEAM_KEYS = ("state", "max_input_size", "timeouts")  # keys of an env_config that are for all envs, see as_team_env()
-TIMEOUTS = ("truncate", "terminate")
+BROKEN = "episode_broken"  # the key of a final info that says that the env has failed: the episode does not count
 LONG_EPISODE = 10_000  # steps after which an episode is reported as one that may never end
 
 _logger = logging.getLogger(__name__)
 
 
-def joined(infos: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """One info of the members', each entry as the first member that has it tells it."""
-    return {key: value for info in reversed([*infos]) for key, value in info.items()}
-
-
 class VectorTeamEnv(ABC):
-    """E games of one team, stepped together, as arrays.
+    """E envs of one team, stepped together, as arrays.
 
-    An env runner plays all its games through one of these. Episodes are not restarted by themselves: a game
-    that has ended keeps its last observation until the next :meth:`reset`.
+    Env runners play their sub-environments through one of these. Episodes are not restarted by themselves: an env whose
+    episode has ended keeps its last observation until the next :meth:`reset`.
 
     Attributes:
         spec: the sizes and dtypes.
@@ -39,8 +30,8 @@ class VectorTeamEnv(ABC):
         obs: ``[E, N, O]`` of ``spec.obs_dtype``: what the agents observe.
         state: ``[E, S]`` of ``spec.state_dtype``: the global states.
         action_mask: ``[E, N, A]`` bool: the available actions.
-        names: the agents' names in the game, where they have any.
-        render_modes: what :meth:`render` can draw.
+        names: the agents' names in the env, where they have any.
+        render_modes: what :meth:`render` accepts.
 
     ``obs``, ``state`` and ``action_mask`` are valid until the next :meth:`reset` or :meth:`step`.
     """
@@ -55,19 +46,19 @@ class VectorTeamEnv(ABC):
 
     @abstractmethod
     def reset(self, seeds: np.ndarray) -> None:
-        """Starts a new episode in the first ``len(seeds)`` games.
+        """Starts a new episode in the first ``len(seeds)`` envs.
 
-        A seed and the actions make an episode, whatever the number of games and whichever of them it is.
-        (SMAC's games take no seed after their start.)
+        A seed and the actions determine an episode, whatever the number of envs and whichever of them it is.
+        (SMAC takes no seed after its start.)
         """
 
     @abstractmethod
     def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Steps the given games. What becomes of the others until they are reset is up to the env.
+        """Steps the given envs. What becomes of the others until they are reset is up to the class.
 
         Args:
             actions: ``[len(envs), N]`` action indices.
-            envs: indices of the games to step, none of which has ended.
+            envs: indices of the envs to step, whose episodes have not ended.
 
         Returns:
             Team rewards (float32), terminated and truncated (bool), each ``[len(envs)]``.
@@ -75,76 +66,111 @@ class VectorTeamEnv(ABC):
 
     @abstractmethod
     def info(self, env: int) -> dict[str, Any]:
-        """The info of one game's last step. Of the keys in the info of an episode's last step,
+        """The info of one env's last step. Of the keys in the info of an episode's last step,
         ``battle_won`` counts as a win or not, and :data:`BROKEN` leaves the episode out."""
 
     def render(self, mode: str) -> Any:
-        """The first game drawn in one of ``render_modes``."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be drawn.")
+        """The first env rendered in one of ``render_modes``."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be rendered.")
 
     def close(self) -> None:  # noqa: B027  (most have nothing to end)
-        """Ends what the games have started."""
+        """Ends what the envs have started."""
 
 
-class SingleTeamEnv(MultiAgentEnv):
-    """A vector env of one game as RLlib's ``MultiAgentEnv`` with one agent, the team.
-
-    ``reset()`` without a seed goes on with seeds that follow from the last one given.
+class SequentialEnvs(VectorTeamEnv):
+    """Single envs of a team, stepped one after the other. Whoever made them closes them.
 
     Args:
-        make: makes a vector env of so many games.
-        name: the registered env's, for errors.
-        render_mode: None, or one of the vector env's ``render_modes``.
-
-    Raises:
-        TeamEnvError: the vector env cannot be drawn in this mode.
+        envs: E of :class:`rllib_ddn.envs.single.TeamEnv`.
+        replace: returns another env in the place of env e after that has raised: its episode is broken, the others
+            continue. None: the exception is raised.
     """
 
-    def __init__(self, make: Callable[[int], VectorTeamEnv], name: str, render_mode: str | None = None):
-        super().__init__()
-        self._make, self.games, self.render_mode = make, make(1), render_mode
-        if render_mode not in (None, *self.games.render_modes):
-            modes = " or ".join(["None", *(f'"{mode}"' for mode in self.games.render_modes)])
-            raise TeamEnvError(f'env_config["render_mode"] of {name} is {modes}; got {render_mode!r}.')
-        self._seeds = np.random.default_rng()
-        spec, names = self.games.spec, self.games.names
-        self.observation_space, self.action_space = team_spaces(spec)
-        obs = part_of(self.observation_space[0], OBS)
-        self.members = [Member(name, obs, spec.num_actions, True) for name in names or range(spec.num_agents)]
-        self.possible_agents = self.agents = [TEAM]
-        self.observation_spaces, self.action_spaces = {TEAM: self.observation_space}, {TEAM: self.action_space}
+    def __init__(self, envs: list[Any], replace: Callable[[int], Any] | None = None):
+        self.envs, self._replace, count = envs, replace, len(envs)
+        self.spec = spec = envs[0].team_spec
+        self.episode_limit = envs[0].episode_limit
+        self.obs = np.zeros((count, spec.num_agents, spec.obs_dim), spec.obs_dtype)
+        self.state = np.zeros((count, spec.state_dim), spec.state_dtype)
+        self.action_mask = np.ones((count, spec.num_agents, spec.num_actions), bool)
+        self._infos: list[dict[str, Any]] = [{} for _ in envs]
+        self._steps = np.zeros(count, int)
 
-    def vectorize(self, num_envs: int) -> VectorTeamEnv:
-        """``num_envs`` games of this kind, stepped together."""
-        return self._make(num_envs)
+    def reset(self, seeds: np.ndarray) -> None:
+        for e, seed in enumerate(seeds.tolist()):
+            self._steps[e] = 0
+            try:
+                self._infos[e] = self.envs[e].start(seed)
+            except Exception as error:
+                self._recover(e, error)
+                self._infos[e] = self.envs[e].start(seed)
+            self._observe(e)
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        if seed is not None:
-            self._seeds = np.random.default_rng(seed)
-        self.games.reset(np.array([self._seeds.integers(2**31) if seed is None else seed]))
-        return self._observation(), {TEAM: self.games.info(0)}
+    def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rewards = np.zeros(len(envs), np.float32)
+        terminated, truncated = np.zeros(len(envs), bool), np.zeros(len(envs), bool)
+        for row, e in enumerate(envs.tolist()):
+            self._steps[e] += 1
+            try:
+                rewards[row], terminated[row], truncated[row], self._infos[e] = self.envs[e].advance(actions[row])
+            except Exception as error:
+                self._recover(e, error)
+                terminated[row], self._infos[e] = True, {BROKEN: True}
+            else:
+                self._observe(e)
+        return rewards, terminated, truncated
 
-    def step(self, action_dict: dict):
-        rewards, terminateds, truncateds = self.games.step(np.array([action_dict[TEAM]]), np.array([0]))
-        terminated, truncated = bool(terminateds[0]), bool(truncateds[0])
-        return (
-            self._observation(),
-            {TEAM: float(rewards[0])},
-            {TEAM: terminated, "__all__": terminated},
-            {TEAM: truncated, "__all__": truncated},
-            {TEAM: self.games.info(0)},
-        )
+    def info(self, env: int) -> dict[str, Any]:
+        return self._infos[env]
 
-    def render(self) -> Any:
-        return None if self.render_mode is None else self.games.render(self.render_mode)
+    def _observe(self, e: int) -> None:
+        self.obs[e], self.state[e], self.action_mask[e] = self.envs[e].seen()
+
+    def _recover(self, e: int, error: Exception) -> None:
+        """Replaces env e, which has raised; or raises the exception."""
+        if isinstance(error, TeamEnvError):
+            raise TeamEnvError(f"step {self._steps[e]}: {error}") from error
+        if self._replace is None:
+            raise error
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        _logger.warning("env %d raised %s at step %d; it is replaced", e, what, self._steps[e])
+        self.envs[e] = self._replace(e)
+
+
+class ConcatenatedStates(VectorTeamEnv):
+    """A vector env whose states are the agents' observations, one behind the other."""
+
+    def __init__(self, env: VectorTeamEnv):
+        self._env, self.spec = env, env.spec.with_concatenated_state()
+        self.episode_limit, self.names, self.render_modes = env.episode_limit, env.names, env.render_modes
+        self._observe()
+
+    def reset(self, seeds: np.ndarray) -> None:
+        self._env.reset(seeds)
+        self._observe()
+
+    def step(self, actions: np.ndarray, envs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        outcome = self._env.step(actions, envs)
+        self._observe()
+        return outcome
+
+    def info(self, env: int) -> dict[str, Any]:
+        return self._env.info(env)
+
+    def render(self, mode: str) -> Any:
+        return self._env.render(mode)
 
     def close(self) -> None:
-        self.games.close()
+        self._env.close()
 
-    def _observation(self) -> dict[str, tuple[dict[str, np.ndarray], ...]]:
-        games = self.games
-        obs, mask, state = games.obs[0].copy(), games.action_mask[0].astype(np.int8), games.state[0].copy()
-        return {TEAM: tuple({OBS: obs[i], ACTION_MASK: mask[i], STATE: state} for i in range(len(obs)))}
+    def _observe(self) -> None:
+        self.obs, self.action_mask = self._env.obs, self._env.action_mask
+        self.state = self.obs.reshape(len(self.obs), -1)  # [E, N, O] as [E, N * O]
+
+
+def joined(infos: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The agents' infos as one: each entry of the first agent that has it."""
+    return {key: value for info in reversed([*infos]) for key, value in info.items()}
 
 
 @functools.cache

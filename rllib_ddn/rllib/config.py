@@ -18,7 +18,7 @@ from ray.rllib.utils.error import EnvError
 from ray.rllib.utils.from_config import NotProvided
 
 from rllib_ddn.envs import ENVS
-from rllib_ddn.envs.grouping import as_team_env, team_of
+from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.learning import AGENT
 from rllib_ddn.learning.targets import Targets
 from rllib_ddn.names import imported
@@ -360,11 +360,8 @@ class ValueDecompositionConfig(ConfigInternals):
             TeamEnvError: the env breaks the convention (see :mod:`rllib_ddn.envs.grouping`).
         """
         if spec is None:
-            env = self.make_env()
-            _, observation_space, action_space = team_of(env)
-            if hasattr(env, "close"):
-                env.close()
-            spec = TeamSpec.from_spaces(observation_space, action_space)
+            with closing(self.make_env()) as env:
+                spec = env.team_spec
             if self.video_interval is not None:
                 self._check_rendering()
         with torch.random.fork_rng():

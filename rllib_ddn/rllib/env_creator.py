@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.tune.registry import ENV_CREATOR
 
-from rllib_ddn.envs.vector import TEAM_KEYS
+from rllib_ddn.envs.single import TEAM_KEYS
 from rllib_ddn.names import imported, is_custom
 from rllib_ddn.rllib.ray_internals import is_registered, rllibs_env_creator
 from rllib_ddn.team import TeamEnvError

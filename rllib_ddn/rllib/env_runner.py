@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,15 @@ from ray.rllib.evaluation.rollout_worker import RolloutWorker
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID, SampleBatch
 from ray.rllib.utils.annotations import override
 
-from rllib_ddn.envs.grouping import TeamGames, as_team_env, team_of
-from rllib_ddn.envs.vector import BROKEN, VectorTeamEnv, warn_of_long_episode
+from rllib_ddn.checks import check_values
+from rllib_ddn.envs.grouping import as_team_env
+from rllib_ddn.envs.single import TeamEnv
+from rllib_ddn.envs.vector import BROKEN, SequentialEnvs, VectorTeamEnv, warn_of_long_episode
 from rllib_ddn.learning.episodes import Episodes, empty_episodes, resize_steps
 from rllib_ddn.random_streams import episode_stream, seed_of_run, seed_sequence
 from rllib_ddn.rllib.policy import ValueDecompositionPolicy
 from rllib_ddn.rllib.process import ignore_sigterm
-from rllib_ddn.team import TeamEnvError, check_values
+from rllib_ddn.team import TeamEnvError
 
 WON = "battle_won"  # the key of an episode's last info that reports whether the team has won (as in SMAC)
 
@@ -48,7 +51,7 @@ class TeamEnvRunner(RolloutWorker):
         if worker_index > 0:
             torch.set_num_threads(max(1, int(config.num_cpus_per_env_runner)))
         super().__init__(
-            env_creator=lambda context: as_team_env(env_creator(context), context),
+            env_creator=lambda context: as_team_env(env_creator(context), context).shown,
             config=config,
             worker_index=worker_index,
             **kwargs,
@@ -69,22 +72,22 @@ class TeamEnvRunner(RolloutWorker):
     def vector_env(self) -> VectorTeamEnv:
         """All sub-environments as one batch, made when first needed."""
         if self._vector_env is None:
-            envs = self.async_env.get_sub_environments()
-            vectorize = getattr(envs[0], "vectorize", None)
+            envs = [self._team_env(env) for env in self.async_env.get_sub_environments()]
             # Rendered envs are stepped one by one.
-            rendered = getattr(envs[0], "render_mode", None) is not None
-            if vectorize and not rendered:
-                self._vector_env = vectorize(len(envs))
-            else:
-                self._vector_env = TeamGames(
+            self._vector_env = envs[0].vectorize(len(envs)) if envs[0].render_mode is None else None
+            if self._vector_env is None:
+                self._vector_env = SequentialEnvs(
                     envs, self._replace_env if self.config.restart_failed_sub_environments else None
                 )
         return self._vector_env
 
-    def _replace_env(self, e: int) -> MultiAgentEnv:
+    def _replace_env(self, e: int) -> TeamEnv:
         """A new env in the place of env e."""
         self.async_env.try_restart(e)
-        return self.async_env.get_sub_environments()[e]
+        return self._team_env(self.async_env.get_sub_environments()[e])
+
+    def _team_env(self, env: MultiAgentEnv) -> TeamEnv:
+        return as_team_env(env, self.config.env_config)
 
     @override(RolloutWorker)
     def sample(
@@ -232,9 +235,9 @@ class TeamEnvRunner(RolloutWorker):
             return {DEFAULT_POLICY_ID: self.policy.get_acting_weights()}
         return super().get_weights(policies, inference_only)
 
-    @property
+    @cached_property
     def _team(self) -> Any:
-        return team_of(self.env)[0]
+        return self._team_env(self.env).team
 
     def _record(self, episodes: Episodes, envs: VectorTeamEnv, live: np.ndarray, step: int) -> None:
         """Checks the current observations, and writes them into the episodes."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rllib_ddn.checks import line
 from rllib_ddn.deploy import FORMAT_VERSION
-from rllib_ddn.envs.grouping import as_team_env, members_of
+from rllib_ddn.envs.grouping import as_team_env
 from rllib_ddn.networks import LocalInput, TeamNetwork, greedy_actions
 from rllib_ddn.rllib.env_creator import creator_of
 from rllib_ddn.rllib.model import ValueDecompositionModel
@@ -213,12 +213,8 @@ def _as_json(value: Any) -> Any:
 def _members(config: Mapping[str, Any]) -> list[Member]:
     """The agents of the config's env, which is built for that."""
     context = EnvContext(config["env_config"], worker_index=0)
-    env = as_team_env(creator_of(config["env"], config)(context), context)
-    try:
-        return members_of(env)
-    finally:
-        if hasattr(env, "close"):
-            env.close()
+    with contextlib.closing(as_team_env(creator_of(config["env"], config)(context), context)) as env:
+        return env.members
 
 
 def _described(member: Member) -> dict[str, Any]:
@@ -232,6 +228,8 @@ def _described(member: Member) -> dict[str, Any]:
         "num_actions": member.num_actions,
         "has_action_mask": member.has_action_mask,
         "mask_in_info": member.mask_in_info,
+        "first_action": member.first_action,
+        "key": member.key,
         "observation": layout(member.observation_space),
     }
 

@@ -16,6 +16,7 @@ from ray.rllib.policy.torch_policy_v2 import TorchPolicyV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
+from rllib_ddn.checks import check_values
 from rllib_ddn.learning import HOST, LEARNERS
 from rllib_ddn.learning.batch import TrainBatch, make_batch
 from rllib_ddn.learning.episodes import empty_episodes
@@ -25,7 +26,7 @@ from rllib_ddn.random_streams import seed_sequence
 from rllib_ddn.rllib.export import export_network
 from rllib_ddn.rllib.model import ValueDecompositionModel, blame_custom_components
 from rllib_ddn.rllib.policy_state import PolicyState
-from rllib_ddn.team import OBS, TeamSpec, encode
+from rllib_ddn.team import OBS, STATE, TeamEnvError, TeamSpec, encode, team_members
 
 RecurrentState = tuple[Tensor, Tensor]  # hidden [B, N, H], last action [B, N]
 STEPS_PER_DEVICE = "steps_per_device"  # a column of batches for several devices: their mean number of steps
@@ -187,7 +188,8 @@ class ValueDecompositionPolicy(PolicyState):
         uniform = self._rng.random((*mask.shape[:2], 2))
         actions, (hidden, last_action), q = self.act(network, obs, state, mask, recurrent_state, epsilon, uniform)
         state_out = [hidden.cpu().numpy(), last_action.cpu().numpy().astype(np.float32)]
-        return tuple(actions.T), state_out, {"q_values": q.cpu().numpy()}
+        env_actions = actions + [space.start for space in self.action_space]
+        return tuple(env_actions.T), state_out, {"q_values": q.cpu().numpy()}
 
     @override(TorchPolicyV2)
     def compute_actions(
@@ -212,9 +214,14 @@ class ValueDecompositionPolicy(PolicyState):
             size = len(tree.flatten(agents)[0])
             row = lambda agent, b: tree.map_structure(lambda part: part[b], agent)  # noqa: E731
             teams = [[row(agent, b) for agent in agents] for b in range(size)]
-        rows = [encode(team, self.observation_space, self.spec, needs_state) for team in teams]
-        obs, state, mask = map(np.stack, zip(*rows, strict=True))
-        return obs, state, mask
+        members = team_members(self.observation_space, self.action_space)
+        obs, mask, states = zip(*(encode(team, members, self.spec) for team in teams), strict=True)
+        if states[0] is None and needs_state:
+            raise TeamEnvError(f'the observation has no "{STATE}": training needs it, and a leader that acts.')
+        none = np.zeros(self.spec.state_dim, self.spec.state_dtype)
+        arrays = np.stack(obs), np.stack([none if state is None else state for state in states]), np.stack(mask)
+        check_values(*arrays)
+        return arrays
 
     # -- Learning: Algorithm 1, lines 15 to 24 --------------------------------------------------
 

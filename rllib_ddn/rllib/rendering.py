@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from ray.rllib.evaluation.metrics import RolloutMetrics
 
-from rllib_ddn.envs.grouping import TeamGames
+from rllib_ddn.envs.vector import SequentialEnvs
 
 FRAMES_PER_SECOND = 8
 MAX_FRAMES = 2_000  # of a video during a training
@@ -37,14 +37,14 @@ def check_rendering(env: Any) -> None:
     Raises:
         ValueError: the env, made with :data:`RENDERED`, renders no image.
     """
-    TeamGames([env]).reset(np.zeros(1, int))
+    SequentialEnvs([env]).reset(np.zeros(1, int))
     if not isinstance(image := env.render(), np.ndarray):
         raise ValueError(f'render() gives {type(image).__name__}, and no image for render_mode "rgb_array"')
 
 
 def frames_of(policy: Any, env: Any, seed: int) -> list[np.ndarray]:
     """The images of one greedy episode of the deployed network, at most :data:`MAX_FRAMES`, without an env runner."""
-    games = TeamGames([env])
+    games = SequentialEnvs([env])
     games.reset(np.array([seed]))
     recurrent_state, frames, ended = policy.initial_recurrent_state(1), [env.render()], False
     while not ended and len(frames) < MAX_FRAMES:

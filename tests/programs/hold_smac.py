@@ -6,9 +6,9 @@ sys.path.insert(0, sys.argv[1])
 
 import numpy as np
 
-from rllib_ddn.envs.smac import SMACGames
+from support.starcraft import smac_envs
 
-games = SMACGames(1, {"map_name": "3s_vs_5z"})
+games = smac_envs(1, {"map_name": "3s_vs_5z"})
 games.reset(np.arange(1))
-print(games._games[0]._env._sc2_proc._proc.pid, flush=True)
+print(games.envs[0]._env._sc2_proc._proc.pid, flush=True)
 sys.stdin.read()

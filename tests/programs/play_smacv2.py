@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rllib_ddn.envs.smac import SMACGames
 from rllib_ddn.envs.vector import BROKEN
 from support.configs import learner_stats, small_config
-from support.starcraft import gone, play, random_actions
+from support.starcraft import close, gone, play, random_actions, smac_envs
 
 SMACV2 = {
     "version": 2,
@@ -31,7 +30,7 @@ SMACV2 = {
     },
 }
 
-games, rng = SMACGames(1, SMACV2), np.random.default_rng(0)
+games, rng = smac_envs(1, SMACV2), np.random.default_rng(0)
 spec = games.spec
 assert (spec.num_agents, spec.num_actions, games.episode_limit) == (5, 6 + 5, 200)
 teams, pids = [], []
@@ -40,7 +39,7 @@ for _ in range(3):
     assert ends[0] in ((True, False), (False, True))
     assert isinstance(games.info(0)["battle_won"], bool)
     assert 0 < returns[0] <= 20
-    env = games._games[0]._env
+    env = games.envs[0]._env
     teams.append(sorted(unit.unit_type for unit in env.agents.values()))
     pids.append(env._sc2_proc._proc.pid)
 assert len(set(map(str, teams))) > 1, teams  # drawn anew for each episode
@@ -51,12 +50,12 @@ _, terminated, _ = games.step(random_actions(games.action_mask, rng), np.arange(
 assert terminated[0]
 assert games.info(0) == {BROKEN: True}
 assert gone(pids[0])
-games.close()
+close(games)
 config = small_config(train_batch_size=2).environment("smac")
 config.env_config = SMACV2
 algo = config.build_algo()
 stats = learner_stats(algo.train())
 assert np.isfinite(stats["loss_global"])
-pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.vector_env._games]
+pids = [game._env._sc2_proc._proc.pid for game in algo.env_runner.vector_env.envs]
 algo.stop()
 assert all(map(gone, pids))

@@ -5,7 +5,7 @@ import numpy as np
 from rllib_ddn.networks import LocalInput, TeamSizes
 from rllib_ddn.team import TeamSpec
 
-SPEC = TeamSpec(3, 4, 5, 6, np.dtype(np.int8), np.dtype(np.int8), has_action_mask=True)
+SPEC = TeamSpec(3, 4, 5, 6, np.dtype(np.int8), np.dtype(np.int8))
 
 
 def local_input():

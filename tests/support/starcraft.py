@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ray.rllib.env.env_context import EnvContext
 
 from rllib_ddn.envs import smac as module
-from rllib_ddn.envs.smac import PAPER_MAPS
+from rllib_ddn.envs.smac import PAPER_MAPS, SMACTeam
+from rllib_ddn.envs.vector import SequentialEnvs
 from support.programs import TESTS
 
 STAND_IN = TESTS / "stand_in"
@@ -44,13 +46,25 @@ def game(tmp_path, monkeypatch):
 def stand_in(game, no_smac, monkeypatch):
     """The stand-in in the place of the package smac, without waiting between restarts."""
     monkeypatch.syspath_prepend(str(STAND_IN))
-    monkeypatch.setattr(module._Game, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(module.SMACTeam, "FIRST_WAIT", 0.01)
     import smac.env
 
     yield smac.env
     smac.env.FAULTS.clear()
     smac.env.REPLAYS.clear()
     smac.env.START_FAULTS[0] = 0
+
+
+def smac_envs(count, config, worker_index=0):
+    """So many envs "smac", stepped one after the other."""
+    return SequentialEnvs(
+        [SMACTeam(EnvContext(config, worker_index=worker_index, vector_index=e)) for e in range(count)]
+    )
+
+
+def close(envs):
+    for env in envs.envs:
+        env.close()
 
 
 def random_actions(mask, rng):
