@@ -67,16 +67,15 @@ def test_fields_signature_docstring_and_ranges_have_the_same_keys(config_class):
     others = document["meanings"](ValueDecompositionConfig)  # RLlib's own methods take these
     arguments = inspect.signature(config_class.training).parameters
     arguments = [p.name for p in arguments.values() if p.kind is p.KEYWORD_ONLY]
-    assert sorted([*arguments, *others]) == sorted([*keys, "model"])
+    assert sorted([*arguments, *others]) == sorted(keys)
     documented = others | document["meanings"](ValueDecompositionConfig.training)
     documented |= document["meanings"](config_class.training)
     assert documented.pop("others")
-    assert documented.pop("model")
     assert documented.keys() == set(keys)
     for name, text in documented.items():
         assert text.endswith(f" Default: {getattr(plain, name)!r}."), name
         RANGES[name].validate(name, getattr(plain, name))
-    assert RANGES.keys() >= {*keys, "model"}
+    assert RANGES.keys() >= set(keys)
     with pytest.raises(ValueError, match=r"'num_env_runners' is not training\(\)'s"):
         config_class().training(num_env_runners=2)
 

@@ -98,10 +98,11 @@ def test_nonsense_is_refused_by_name(settings):
         ({"replay_buffer_config": {"type": None}}, "replay_buffer_config['type'] is unknown"),
         ({"mixer_config": {"embed_dim": 32.0}}, "mixer_config['embed_dim'] is an integer from 1 to 8,192; got 32.0"),
         ({"mixer": "owqmix", "mixer_config": {"alpha": "big"}}, "mixer_config['alpha'] is a number"),
-        ({"model": {"use_lstm": True}}, "model['use_lstm'] is not supported"),
-        ({"model": {"fcnet_hiddens": [64]}}, "model['fcnet_hiddens'] is not supported"),
-        ({"model": {"custom_model": "unheard_of"}}, "model['custom_model'] is the name of a registered model"),
-        ({"model": {"custom_model": 3}}, "model['custom_model'] is the name of a registered model"),
+        (
+            {"model": {"use_lstm": True, "fcnet_activation": "tanh"}},
+            "model is not supported by these algorithms; got {'use",
+        ),
+        ({"model": {"custom_model": "mine"}}, "model is not supported"),
         ({"evaluation_config": {"explore": "no"}}, "evaluation_config: explore is True or False; got 'no'"),
         ({"evaluation_config": {"explor": False}}, "evaluation_config: unknown config key 'explor'. Did you mean"),
         ({"evaluation_config": {"num_learners": 2}}, "evaluation_config: num_learners is not supported"),
@@ -112,9 +113,8 @@ def test_nonsense_within_a_dict_is_refused_by_name(settings, name):
     assert refusal(settings).startswith(name)
 
 
-@pytest.mark.parametrize("method", ["environment", "env_runners", "training"])
-def test_methods_refuse_what_is_no_dict(method):
-    key = {"environment": "env_config", "env_runners": "exploration_config", "training": "model"}[method]
+@pytest.mark.parametrize(("method", "key"), [("environment", "env_config"), ("env_runners", "exploration_config")])
+def test_methods_refuse_what_is_no_dict(method, key):
     with pytest.raises(ValueError, match=f"{key} is a dict; got None"):
         getattr(DDNConfig(), method)(**{key: None})
 
@@ -132,9 +132,9 @@ def test_a_key_of_rllib_that_is_not_in_the_table_keeps_rllibs_default():
         assert "\n" not in str(error.value)
     for name in ("num_learners", "clip_rewards", "num_epochs"):
         assert refusal({name: 2}).startswith(f"{name} is not supported")
-    for name in ("num_epochs", "minibatch_size", "train_batch_size_per_learner"):
+    for name in ("num_epochs", "minibatch_size", "train_batch_size_per_learner", "model"):
         with pytest.raises(ValueError, match=f"^{name} is not supported"):
-            DDNConfig().training(**{name: 2})
+            DDNConfig().training(**{name: {"a": 2}})
     small_config().validate()
 
 

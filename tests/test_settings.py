@@ -116,9 +116,6 @@ NAMES = [
     "betas",
 ]
 NAMES += [
-    "use_lstm",
-    "fcnet_hiddens",
-    "custom_model",
     "explore",
     "lr",
     "norm",

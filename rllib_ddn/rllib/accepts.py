@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -23,10 +23,12 @@ class Accepts:
     Attributes:
         words: the description, which completes "the key is ...".
         check: whether a value is accepted.
+        names: accepted names, of which a message suggests the nearest.
     """
 
     words: str
     check: Callable[[Any], bool]
+    names: tuple[str, ...] = ()
 
     def or_none(self) -> Accepts:
         return Accepts(f"{self.words}, or None", lambda value: value is None or self.check(value))
@@ -46,20 +48,10 @@ class Accepts:
 
     def hint(self, value: Any) -> str:
         """More about a value that is not accepted, with a leading space; may be empty."""
-        return ""
-
-
-@dataclass(frozen=True)
-class OneOf(Accepts):
-    """One of some names."""
-
-    names: tuple[str, ...] = ()
-
-    def hint(self, value: Any) -> str:
         return nearest_hint(value, self.names)
 
 
-class Custom(OneOf):
+class Custom(Accepts):
     """Names, and custom classes or functions or their ``module:name``. ``check`` gets the imported object."""
 
     def validate(self, name: str, value: Any) -> None:
@@ -81,7 +73,7 @@ class Custom(OneOf):
 class Options(Accepts):
     """A dict with these keys, any of which may be left out."""
 
-    options: Mapping[str, Accepts]
+    options: Mapping[str, Accepts] = field(default_factory=dict)
 
     def validate(self, name: str, value: Any) -> None:
         super().validate(name, value)
@@ -109,13 +101,13 @@ def integer(words: str, lowest: int, highest: int = 2**63 - 1) -> Accepts:
 
 def options(**accepted: Accepts) -> Options:
     """A dict with these keys."""
-    return Options("a dict", lambda value: isinstance(value, dict), accepted)
+    return Options("a dict", lambda value: isinstance(value, dict), options=accepted)
 
 
-def one_of(*names: str) -> OneOf:
+def one_of(*names: str) -> Accepts:
     """One of some names."""
     words = f"one of {', '.join(map(repr, names))}"
-    return OneOf(words, lambda value: isinstance(value, str) and value in names, names)
+    return Accepts(words, lambda value: isinstance(value, str) and value in names, names)
 
 
 def entry_of(table: Mapping[str, type], base: type) -> Custom:

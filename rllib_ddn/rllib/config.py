@@ -29,7 +29,7 @@ from rllib_ddn.rllib.env_creator import creator_of
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.faults import Failure
 from rllib_ddn.rllib.from_pymarl import HINTS
-from rllib_ddn.rllib.ranges import CUSTOM_MODEL, RANGES, check_keys, check_supported, not_supported
+from rllib_ddn.rllib.ranges import RANGES, check_keys, check_supported, not_supported
 from rllib_ddn.rllib.ray_internals import ConfigInternals
 from rllib_ddn.rllib.rendering import RENDERED, check_rendering, random_state_kept
 from rllib_ddn.team import TeamEnvError, TeamSpec
@@ -170,7 +170,6 @@ class ValueDecompositionConfig(ConfigInternals):
         store_buffer_in_checkpoints: bool = NotProvided,
         sample_ahead: bool = NotProvided,
         video_interval: int | None = NotProvided,
-        model: dict[str, Any] = NotProvided,
         **others: Never,
     ) -> Self:
         """Sets the training related configuration.
@@ -219,8 +218,6 @@ class ValueDecompositionConfig(ConfigInternals):
             video_interval: Iterations between videos: a greedy episode of the deployed network as
                 ``videos/iteration_<n>.gif`` in the trial's folder, rendered by another env of the learner's process.
                 They change nothing that is learned. None: no videos. Default: None.
-            model: RLlib's, of which ``custom_model`` (a subclass of
-                :class:`rllib_ddn.rllib.model.ValueDecompositionModel`) and ``custom_model_config`` are supported.
             others: Not accepted; type checkers flag unknown names.
 
         Returns:
@@ -238,9 +235,10 @@ class ValueDecompositionConfig(ConfigInternals):
         keys = set(self.keys_with_defaults()) - _OTHER_KEYS_OF_RLLIB
         for name in given.keys() - keys:
             if name not in _KEYS_OF_RLLIBS_TRAINING:
-                raise ValueError(self._unknown_key(name, [*keys, "model"]))
-            if name not in RANGES:
+                raise ValueError(self._unknown_key(name, keys))
+            if name not in vars(self):  # the constructor of RLlib's config sets its other keys
                 raise not_supported(name, given[name])
+            check_supported(name, given[name])
         _refuse_non_dicts(given)
         super().training(**{name: value for name, value in given.items() if name not in keys})
         for name in keys & given.keys():
@@ -286,9 +284,6 @@ class ValueDecompositionConfig(ConfigInternals):
         for name in ("replay_buffer_config", "exploration_config"):
             if isinstance(config_dict.get(name), dict) and "type" in config_dict[name]:
                 RANGES[name].validate(name, config_dict[name])
-        model = config_dict.get("model")
-        if isinstance(model, dict) and not isinstance(model.get("custom_model"), str):
-            CUSTOM_MODEL.validate("model['custom_model']", model.get("custom_model"))
         return super().update_from_dict(config_dict)
 
     @override(AlgorithmConfig)
@@ -427,7 +422,7 @@ def configured_by(config_class: type[ValueDecompositionConfig]) -> Callable[[typ
 
 def _refuse_non_dicts(settings: Mapping[str, Any]) -> None:
     """RLlib merges some settings into what is there; what is no dict cannot be."""
-    for name in ("env_config", "exploration_config", "model", "multiagent"):
+    for name in ("env_config", "exploration_config", "multiagent"):
         if not isinstance(settings.get(name, {}), (dict, type(NotProvided))):
             raise ValueError(f"{name} is a dict; got {shown(settings[name])}.")
     overrides = settings.get("evaluation_config")

@@ -118,7 +118,6 @@ class DDNConfig(ValueDecompositionConfig):
         store_buffer_in_checkpoints: bool = NotProvided,
         sample_ahead: bool = NotProvided,
         video_interval: int | None = NotProvided,
-        model: dict[str, Any] = NotProvided,
         **others: Never,
     ) -> Self:
         """Sets the training related configuration.

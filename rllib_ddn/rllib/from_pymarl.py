@@ -31,7 +31,7 @@ TABLE = """\
 | `epsilon`, `initial_epsilon`, `final_epsilon`, `epsilon_timesteps` (RLlib) | entries of `exploration_config` |
 | `mixer` | `mixer` of DDN; VDN, QMIX and the others alone are algorithms of their own |
 | `mixing_embed_dim`, `hypernet_embed`, `hypernet_layers` | `mixer_config={"embed_dim": 32, "hypernet_dim": 64}`; hypernetworks have two layers |
-| `agent: rnn`, `rnn_hidden_dim`, `hidden_dim` | `agent_hidden_dim`; the agent network is always a GRU, and DDN's `state_fusion` chooses its leader |
+| `agent: rnn`, `rnn_hidden_dim`, `hidden_dim`, `model` (RLlib) | `agent_hidden_dim`; the agent network is always a GRU, and DDN's `state_fusion` chooses its leader |
 | `obs_agent_id`, `obs_last_action` | agent networks always see both |
 | `mac`, `learner`, `agent_output_type` | follow from the algorithm, such as `--algo QMIX` |
 | `test_interval` | `min_sample_timesteps_per_iteration` times `evaluation_interval` |

@@ -62,8 +62,7 @@ class ValueDecompositionPolicy(PolicyState):
     @override(TorchPolicyV2)
     def make_model(self) -> ValueDecompositionModel:
         model_config = dict(self.config["model"])
-        model_config["custom_model"] = model_config.get("custom_model") or self.MODEL
-        model_config["custom_model_config"] = {"config": self.config, **model_config.get("custom_model_config", {})}
+        model_config |= {"custom_model": self.MODEL, "custom_model_config": {"config": self.config}}
         return ModelCatalog.get_model_v2(
             obs_space=self.observation_space,
             action_space=self.action_space,

@@ -12,7 +12,6 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.models.catalog import MODEL_DEFAULTS
 from ray.rllib.policy.sample_batch import DEFAULT_POLICY_ID
 from ray.rllib.utils.exploration import EpsilonGreedy
-from ray.tune.registry import RLLIB_MODEL
 
 from rllib_ddn.learning import FOLLOWER, LEADER
 from rllib_ddn.learning.distillation import TERMS, DistillationTerm
@@ -48,8 +47,7 @@ from rllib_ddn.rllib.accepts import (
 )
 from rllib_ddn.rllib.env_runner import TeamEnvRunner
 from rllib_ddn.rllib.from_pymarl import HINTS
-from rllib_ddn.rllib.model import MIXTURE, ValueDecompositionModel
-from rllib_ddn.rllib.ray_internals import is_registered
+from rllib_ddn.rllib.model import MIXTURE
 
 
 class _DistillationTerms(Accepts):
@@ -71,12 +69,6 @@ def _is_epsilon_greedy(value: Any) -> bool:
     if isinstance(value, type):
         return issubclass(value, EpsilonGreedy)
     return isinstance(value, str) and value.rpartition(".")[2] == "EpsilonGreedy"
-
-
-def _is_model(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.isascii() and is_registered(RLLIB_MODEL, value)
-    return value is None or is_subclass(value, ValueDecompositionModel)
 
 
 def _are_functions(value: Any) -> bool:
@@ -135,7 +127,6 @@ RANGES: dict[str, Accepts] = {
     "store_buffer_in_checkpoints": FLAG,
     "sample_ahead": FLAG,
     "video_interval": COUNT.or_none(),
-    "model": DICT,
     # DDN: training().
     "state_fusion": entry_of(LEADERS, Leader),
     "fusion_embed_dim": SIZE,
@@ -242,8 +233,6 @@ RANGES: dict[str, Accepts] = {
     "enable_env_runner_and_connector_v2": only(False, _POLICY_API),
 }
 
-CUSTOM_MODEL = Accepts("the name of a registered model, a subclass of ValueDecompositionModel, or None", _is_model)
-
 PAGE = 'docs/configuration.md, "As in RLlib",'
 RLLIB_DEFAULTS = vars(AlgorithmConfig())
 _SET_BY_RLLIB = ("algo_class", "in_evaluation", "simple_optimizer", "stats_cls_lookup")
@@ -260,16 +249,6 @@ def check_keys(config: AlgorithmConfig) -> None:
             RANGES[name].validate(name.removesuffix("_str"), value)
         elif not (config.in_evaluation and name == "rollout_fragment_length"):  # which RLlib sets there
             check_supported(name, value)
-    for name, value in config.model.items():
-        if name == "custom_model":
-            CUSTOM_MODEL.validate(f"model[{name!r}]", value)
-        elif name == "custom_model_config":
-            DICT.validate(f"model[{name!r}]", value)
-        elif not name.startswith("_") and not (name in MODEL_DEFAULTS and same(value, MODEL_DEFAULTS[name])):
-            raise ValueError(
-                f"model[{name!r}] is not supported; got {shown(value)}. The networks' sizes are agent_hidden_dim, "
-                "mixer_config and, of DDN, fusion_embed_dim and fusion_hyper_dim."
-            )
 
 
 def check_supported(name: str, value: Any) -> None:
@@ -279,8 +258,17 @@ def check_supported(name: str, value: Any) -> None:
         ValueError: the key is not supported.
     """
     internal = name.startswith("_") or name in _SET_BY_RLLIB
-    if name in RLLIB_DEFAULTS and name not in RANGES and not internal and not same(value, RLLIB_DEFAULTS[name]):
-        raise not_supported(name, value)
+    if name not in RLLIB_DEFAULTS or name in RANGES or internal or same(value, RLLIB_DEFAULTS[name]):
+        return
+    if name == "model" and isinstance(value, dict):  # a part of it is merged; RLlib itself sets some entries
+        value = {
+            entry: given
+            for entry, given in value.items()
+            if not (str(entry).startswith("_") or (entry in MODEL_DEFAULTS and same(given, MODEL_DEFAULTS[entry])))
+        }
+        if not value:
+            return
+    raise not_supported(name, value)
 
 
 def not_supported(name: str, value: Any) -> ValueError:
