@@ -32,7 +32,8 @@ def check_values(
     if obs.dtype.kind == "f" and not np.isfinite(obs).all():
         agent = _first(~np.isfinite(obs).all(-1), agents)
         raise TeamEnvError(
-            f"there is an observation that holds NaN or infinity{when}, of agent {agent!r}; observations must be finite."
+            f"there is an observation that holds NaN or infinity{when}, of agent {agent!r}; observations must be "
+            "finite."
         )
     if state.dtype.kind == "f" and not np.isfinite(state).all():
         raise TeamEnvError(f"there is a state that holds NaN or infinity{when}; states must be finite.")
@@ -92,7 +93,7 @@ def flat_numbers(
 
     Raises:
         TeamEnvError: the value has not as many numbers as its space, or a fraction, NaN or a number out of
-            range where the space has whole numbers.
+            range where the space has integers.
     """
     array, dtype = np.asarray(value), np.dtype(dtype)
     if array.dtype.kind not in "biuf":
@@ -104,7 +105,7 @@ def flat_numbers(
             whole = array.astype(dtype)
         if not np.array_equal(whole, array):
             raise TeamEnvError(
-                f"{what} holds {array[whole != array].flat[0]}; its space {line(str(space))} has whole numbers."
+                f"{what} holds {array[whole != array].flat[0]}; its space {line(str(space))} has integers."
             )
     flat = array.astype(dtype).reshape(-1)
     if counts is None:

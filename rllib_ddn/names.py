@@ -1,4 +1,4 @@
-"""Names: which known ones are like an unknown one, and what ``module:name`` stands for."""
+"""Names that users type: custom classes as ``module:name``, and suggestions at unknown names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_custom(name: Any) -> bool:
 
 
 def imported(name: str) -> Any:
-    """The class or function that ``module:name``, or ``module.name``, stands for.
+    """Imports the class or function that ``module:name`` or ``module.name`` stands for.
 
     Raises:
         ImportError: there is no such module or name, or importing the module fails; the message is one line.
@@ -36,7 +36,7 @@ def imported(name: str) -> Any:
 
 
 def resolved(choice: Any) -> Any:
-    """What a config's choice stands for: ``module:name`` is imported, anything else is returned as it is.
+    """A config's choice, with ``module:name`` imported.
 
     Raises:
         ImportError: see :func:`imported`.
@@ -45,11 +45,11 @@ def resolved(choice: Any) -> Any:
 
 
 def nearest(name: object, names: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The known names that are most like a name, whatever the case, the nearest first; none where none is like it.
+    """The known names that are most similar to a name, ignoring case, the most similar first.
 
     Args:
-        count: how many at most.
-        cutoff: how much alike they are at least, from 0 to 1.
+        count: the largest number of names returned.
+        cutoff: the smallest similarity, from 0 to 1.
     """
     by_lower = {other.lower(): other for other in sorted(names)}
     return [by_lower[other] for other in difflib.get_close_matches(str(name).lower(), by_lower, n=count, cutoff=cutoff)]
@@ -58,13 +58,13 @@ def nearest(name: object, names: Iterable[str], count: int = 1, cutoff: float = 
 def did_you_mean(
     name: object, names: Iterable[str], shown: Iterable[str] | None = None, count: int = 1, otherwise: str | None = None
 ) -> str:
-    """The rest of a sentence on an unknown name: which are like it, or which there are.
+    """The end of a message about an unknown name: similar names, or all.
 
     Args:
         names: all known ones.
-        shown: those to tell where none is like it; by default all.
-        count: how many to tell at most of those that are like it.
-        otherwise: what to say where none is like it, in place of those there are.
+        shown: the names to list where none is similar; by default all.
+        count: the largest number of similar names.
+        otherwise: the text where none is similar, instead of the list.
     """
     names = sorted(names)
     near = nearest(name, names, count)

@@ -428,8 +428,8 @@ def test_values_that_training_refuses_are_refused(exported, policy):
         ((obs[None], mask), r"obs has the shape \(1, 3, 18\); it is \(3, 18\) here"),
         ((obs, mask[:2]), r"action_mask has the shape \(2, 6\); it is \(3, 6\) here"),
         ((obs, np.zeros_like(mask)), "the action mask of agent 'predator_0' is all zero: leave at least one action"),
-        ((obs + 0.5, mask), r"obs holds 0.5; its space .* has whole numbers"),
-        ((obs * np.nan, mask), "obs holds nan; its space .* has whole numbers"),
+        ((obs + 0.5, mask), r"obs holds 0.5; its space .* has integers"),
+        ((obs * np.nan, mask), "obs holds nan; its space .* has integers"),
         ((obs,), r"the action mask is missing, which the agents had in training: act\(observations, action_mask\)"),
     ):
         with pytest.raises(TeamEnvError, match=message) as error:

@@ -254,7 +254,7 @@ def test_messages_of_a_host_do_not_speak_of_ddn():
         ),
         (
             {"env": "nowhere.Game"},
-            r"env is 'nowhere.Game', which cannot be imported: No module named 'nowhere'. Custom modules are looked for",
+            r"env is 'nowhere.Game', which cannot be imported: No module named 'nowhere'. Custom modules",
         ),
         (
             {"env": "fractions.Fraction", "env_config": {"a": 1}},

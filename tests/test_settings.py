@@ -1,7 +1,8 @@
-"""Any value of any type for any key, alone and in pairs: refused in one line that names the key when the algorithm is built,
-or three iterations run and are finite.
+"""Any value of any type for any key, alone and in pairs: refused in one line that names the key when the algorithm is
+built, or three iterations run and are finite.
 
-The keys come from the table of ranges. ``SETTINGS_CASES=20000`` in the environment tries as many, in place of a few hundred.
+The keys come from the table of ranges. ``SETTINGS_CASES=20000`` in the environment tries as many instead of a few
+hundred.
 """
 
 import logging
@@ -25,7 +26,7 @@ from support.configs import learner_stats
 pytestmark = pytest.mark.usefixtures("cluster")
 
 CASES = int(os.environ.get("SETTINGS_CASES", "300"))
-# RLlib's keys come and go with its versions. Functions that it calls are the user's: whatever they raise is no key's error.
+# RLlib's keys differ between its versions. Functions that it calls are the user's: what they raise is no key's error.
 KEYS = sorted(key for key in RANGES.keys() & vars(DDNConfig()).keys() if not key.startswith("callbacks_on_"))
 
 

@@ -177,15 +177,15 @@ def test_a_team_without_a_reward_gets_none_and_its_own_end_is_the_end():
 @pytest.mark.parametrize(
     ("space", "value", "message"),
     [
-        (Discrete(3), 0.5, r"x holds 0.5; its space Discrete\(3\) has whole numbers"),
-        (Discrete(3), np.nan, r"x holds nan; its space Discrete\(3\) has whole numbers"),
+        (Discrete(3), 0.5, r"x holds 0.5; its space Discrete\(3\) has integers"),
+        (Discrete(3), np.nan, r"x holds nan; its space Discrete\(3\) has integers"),
         (Discrete(3), 3, r"x is 3, which is not in its space Discrete\(3\)"),
         (Discrete(3), -1, r"x is -1, which is not in its space"),
-        (MultiDiscrete([2, 3]), [1, 2.5], r"x holds 2.5; its space MultiDiscrete\(\[2 3\]\) has whole numbers"),
+        (MultiDiscrete([2, 3]), [1, 2.5], r"x holds 2.5; its space MultiDiscrete\(\[2 3\]\) has integers"),
         (MultiDiscrete([2, 3]), [2, 2], r"x is \[2, 2\], which is not in its space"),
         (MultiBinary(2), [0, 2], r"x is \[0, 2\], which is not in its space"),
-        (Box(0, 9, (2,), np.int8), [1, 300], r"x holds 300; its space .* has whole numbers"),
-        (Box(0, 9, (2,), np.int8), [1, np.inf], r"x holds inf; its space .* has whole numbers"),
+        (Box(0, 9, (2,), np.int8), [1, 300], r"x holds 300; its space .* has integers"),
+        (Box(0, 9, (2,), np.int8), [1, np.inf], r"x holds inf; its space .* has integers"),
         (Box(0, 9, (2,)), [[1], [2], [3]], r"x has the shape \(3, 1\); its space has \(2,\)"),
         (Dict({"a": Discrete(2)}), {"b": 1}, r"x lacks 'a', which its space has"),
         (Dict({"a": Discrete(2)}), {"a": 5}, r"x, 'a', is 5, which is not in its space"),
@@ -248,7 +248,7 @@ def test_compute_single_action_takes_what_the_env_gives_and_refuses_what_trainin
     with pytest.raises(TeamEnvError, match="the action mask of agent 0 is all zero"):
         algo.compute_single_action(blocked, state)
     fractions = tuple({**agent, "obs": agent["obs"] + 0.5} for agent in observation)
-    with pytest.raises(TeamEnvError, match=r'"obs" of agent 0 holds \d.5; its space .* has whole numbers'):
+    with pytest.raises(TeamEnvError, match=r'"obs" of agent 0 holds \d.5; its space .* has integers'):
         algo.compute_single_action(fractions, state)
 
 
@@ -256,8 +256,8 @@ def test_compute_single_action_takes_what_the_env_gives_and_refuses_what_trainin
     ("space", "value", "message"),
     [
         (Box(-1, 1, (3,), np.float32), np.array([0, np.nan, 0]), "observation that holds NaN or infinity, of agent 1"),
-        (Discrete(4), np.float32(1.5), r'"obs" of agent 1 holds 1.5; its space Discrete\(4\) has whole numbers'),
-        (Discrete(4), np.float32(np.nan), r'"obs" of agent 1 holds nan; its space Discrete\(4\) has whole numbers'),
+        (Discrete(4), np.float32(1.5), r'"obs" of agent 1 holds 1.5; its space Discrete\(4\) has integers'),
+        (Discrete(4), np.float32(np.nan), r'"obs" of agent 1 holds nan; its space Discrete\(4\) has integers'),
     ],
 )
 def test_compute_single_action_refuses_values_that_are_not_in_the_space(build, space, value, message):

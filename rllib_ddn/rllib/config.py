@@ -80,8 +80,8 @@ class ValueDecompositionConfig(ConfigInternals):
             'initial_epsilon': 1.0, 'final_epsilon': 0.05, 'epsilon_timesteps': 50000}.
         evaluation_interval: Iterations between evaluations; 0 or None: no evaluations. Default: 1.
         evaluation_duration: Greedy episodes of each network in an evaluation. Default: 32.
-        evaluation_sample_timeout_s: As ``sample_timeout_s``, for each of the episodes that an env runner plays one after
-            the other. Default: 600.0.
+        evaluation_sample_timeout_s: As ``sample_timeout_s``, for each of the episodes that an env runner plays one
+            after the other. Default: 600.0.
     """
 
     # Arguments of training().
@@ -186,9 +186,9 @@ class ValueDecompositionConfig(ConfigInternals):
                 Default: 'adam'.
             grad_clip: Largest gradient norm of each optimizer, positive; None: no clipping. Default: 10.0.
             gamma: Discount in [0, 1]. Default: 0.99.
-            td_lambda: Lambda in [0, 1] of the targets. With 0, the paper's, they look one step ahead (Equation 5), above
-                0 they are lambda returns (Peng's Q(lambda)), with 1 over the rest of the episode. Lambda returns learn
-                sooner, but contain the effects of exploring teammates: where miscoordination is punished, as on
+            td_lambda: Lambda in [0, 1] of the targets. With 0, the paper's, they look one step ahead (Equation 5),
+                above 0 they are lambda returns (Peng's Q(lambda)), with 1 over the rest of the episode. Lambda returns
+                learn sooner, but contain the effects of exploring teammates: where miscoordination is punished, as on
                 Predator-Prey with a penalty, 0 is better. Default: 0.6.
             targets: A custom function that makes TD targets, or its ``module:name``; it replaces lambda returns and
                 ``td_lambda`` (see :mod:`rllib_ddn.learning.targets`). Default: None.
@@ -208,7 +208,8 @@ class ValueDecompositionConfig(ConfigInternals):
                 config deploys what is evaluated. Default: 0.99.
             train_batch_size: *Episodes* per update. Default: 32.
             updates_per_episode: Updates per sampled episode, 0.001 to 1,000; 0.25 is one in four. Default: 1.0.
-            replay_buffer_config: ``{"capacity": episodes}``, at least ``train_batch_size``. Default: {'capacity': 5000}.
+            replay_buffer_config: ``{"capacity": episodes}``, at least ``train_batch_size``. Default: {'capacity':
+                5000}.
             store_buffer_in_checkpoints: Whether checkpoints hold the replay, compressed. With it, a restored run
                 continues to learn at once, and exactly (``num_env_runners=0`` and a ``seed``); without it, learning
                 waits for ``train_batch_size`` new episodes. Default: True.

@@ -123,38 +123,39 @@ class DDNConfig(ValueDecompositionConfig):
         """Sets the training related configuration.
 
         Args:
-            state_fusion: What the leader makes of the state: "personalized" (the paper's two blocks, section 4.2), "raw"
-                (the state as it is; Table 3), "concatenated" (the agent networks see ``z_i`` beside the blocks' output),
-                a subclass of :class:`rllib_ddn.Leader`, which names its follower, or its ``module:name``.
+            state_fusion: What the leader makes of the state: "personalized" (the paper's two blocks, section 4.2),
+                "raw" (the state as it is; Table 3), "concatenated" (the agent networks see ``z_i`` beside the blocks'
+                output), a subclass of :class:`rllib_ddn.Leader`, which names its follower, or its ``module:name``.
                 Default: 'personalized'.
             fusion_embed_dim: D, size of S_hat and o_hat, 1 to 8,192. Default: 64.
             fusion_hyper_dim: K, hidden size of the hypernetwork that generates W, 1 to 8,192. Default: 4.
             block_loss_coeff: Weight of L_B (Equation 6), 0 to 1,000,000; 0 switches it off (Table 4). Default: 1.0.
             q_loss_coeff: Weight of L_Q (Equation 6), likewise. Default: 1.0.
             feature_loss_coeff: Weight of L_F (Equation 6), likewise. Default: 1.0.
-            imitation_loss_coeff: Weight of the imitation loss, the cross-entropy of the leader's greedy actions (Hong et
-                al. 2022), which keeps the follower's actions close to its leader's, 0 to 1,000,000; 0, the paper's,
+            imitation_loss_coeff: Weight of the imitation loss, the cross-entropy of the leader's greedy actions (Hong
+                et al. 2022), which keeps the follower's actions close to its leader's, 0 to 1,000,000; 0, the paper's,
                 switches it off. Default: 1.0.
-            q_loss: What L_Q is: "kl" (Equation 6), "squared" (difference of the Q values), "imitation" (cross-entropy of
-                the leader's greedy action), a subclass of :class:`rllib_ddn.DistillationTerm`, or its ``module:name``.
-                Default: 'kl'.
+            q_loss: What L_Q is: "kl" (Equation 6), "squared" (difference of the Q values), "imitation" (cross-entropy
+                of the leader's greedy action), a subclass of :class:`rllib_ddn.DistillationTerm`, or its
+                ``module:name``. Default: 'kl'.
             distillation_terms: More terms of L_local (Equation 7), ``{name: (term, coefficient)}``, each a name of
                 :mod:`rllib_ddn.learning.distillation`, a subclass of :class:`rllib_ddn.DistillationTerm`, or its
                 ``module:name``; logged as ``loss_<name>``. Default: {}.
             distillation_temperature: tau in softmax(Q / tau) of L_Q, positive. Default: 1.0.
             follower_agent: "own", or "leader": the follower acts through the leader's agent network and learns its
                 fusion block only, from L_B. Default: 'own'.
-            follower_update_interval: The follower learns in every so many-th update (without ``leader_timesteps``, whose
-                second stage is the follower's). 2 makes updates cheaper by a fifth on one core. Default: 1.
-            leader_timesteps: Env steps of a first stage, in which the leader learns alone; in the second it is fixed, and
-                the follower learns from it. None: both learn throughout. Default: None.
+            follower_update_interval: The follower learns in every so many-th update (without ``leader_timesteps``,
+                whose second stage is the follower's). 2 makes updates cheaper by a fifth on one core. Default: 1.
+            leader_timesteps: Env steps of a first stage, in which the leader learns alone; in the second it is fixed,
+                and the follower learns from it. None: both learn throughout. Default: None.
             follower_lr: The follower's learning rate or schedule, as ``lr``; None: the same as ``lr``. Default: None.
             follower_optimizer: The follower's optimizer, as ``optimizer``. Default: 'adam'.
-            intrinsic_reward: True: the Internal Distillation Module (section 4.3); False: no intrinsic reward (Table 5);
-                or a subclass of :class:`rllib_ddn.IntrinsicReward`, or its ``module:name``. Default: True.
+            intrinsic_reward: True: the Internal Distillation Module (section 4.3); False: no intrinsic reward (Table
+                5); or a subclass of :class:`rllib_ddn.IntrinsicReward`, or its ``module:name``. Default: True.
             intrinsic_reward_config: Options of the intrinsic reward, the arguments of its class; of the IDM ``norm``,
                 "mean" or "sum" (see :class:`rllib_ddn.learning.intrinsic.IDM`). Default: {}.
-            mask_probability: mu, the probability with which a step gets its intrinsic reward (Equation 9). Default: 0.75.
+            mask_probability: mu, the probability with which a step gets its intrinsic reward (Equation 9). Default:
+                0.75.
             intrinsic_reward_coeff: Scale of the intrinsic reward, 0 to 1,000,000. Default: 1.0.
             normalize_intrinsic_reward: Whether the intrinsic reward is divided by a running standard deviation of its
                 discounted sums over the episodes, as in RND. Default: False.
@@ -202,7 +203,8 @@ class DDNConfig(ValueDecompositionConfig):
         leader = class_of(self.state_fusion, LEADERS)
         if not issubclass(getattr(leader, "follower", object), Follower):
             raise ValueError(
-                f"state_fusion: {leader.__name__} names no follower; set its attribute follower to a subclass of Follower."
+                f"state_fusion: {leader.__name__} names no follower; set its attribute follower to a subclass of "
+                "Follower."
             )
         taken = {"block", "q", "feature", "imitation", "global", "idm"} & self.distillation_terms.keys()
         if taken:
@@ -215,7 +217,8 @@ class DDNConfig(ValueDecompositionConfig):
         ):
             raise ValueError(
                 'follower_agent="leader" leaves the follower its fusion block, which learns from L_B: '
-                "set q_loss_coeff, feature_loss_coeff and imitation_loss_coeff to 0, and leave distillation_terms empty."
+                "set q_loss_coeff, feature_loss_coeff and imitation_loss_coeff to 0, and leave distillation_terms "
+                "empty."
             )
         if self.intrinsic_reward_stage == "trajectory" and reward is None:
             raise ValueError('intrinsic_reward_stage="trajectory" needs an intrinsic_reward.')

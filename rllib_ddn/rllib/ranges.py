@@ -79,7 +79,7 @@ def _is_the_policy(value: Any) -> bool:
     return isinstance(value, (dict, set, list, tuple)) and list(value) == [DEFAULT_POLICY_ID]
 
 
-# What callbacks() takes as functions. Those of episodes get what the methods of RLlibCallback get on RLlib's Policy API.
+# What callbacks() takes as functions. Those of episodes get the arguments of RLlibCallback's methods on the Policy API.
 CALLBACKS = (
     "on_algorithm_init",
     "on_train_result",
