@@ -13,6 +13,7 @@ from rllib_ddn.cli.experiments import check
 from rllib_ddn.envs.vector import warn_once
 from rllib_ddn.rllib.from_pymarl import HINTS
 from rllib_ddn.rllib.ranges import RANGES
+from rllib_ddn.rllib.resources import check_env_runners
 from rllib_ddn.team import TeamEnvError, TeamSpec
 from support.configs import plain_config, small_config
 
@@ -230,7 +231,8 @@ def test_env_runners_that_wait_for_those_of_another_algorithm(monkeypatch, caplo
     warn_once.cache_clear()
     for count in (1, 2):
         assert "CPU" not in caplog.text
-        DDN._check_env_runners_resources(SimpleNamespace(config=small_config().env_runners(num_env_runners=count)))
+        config = small_config().env_runners(num_env_runners=count)
+        check_env_runners(config, config.get_evaluation_config_object())
     assert "the env runners need 2 CPUs, and of the cluster's 2 only 1 are not in use" in caplog.text
 
 
