@@ -42,14 +42,14 @@ def run_until(arguments, ready=None, sent=None, cwd=None, code=0):
     run = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=cwd
     )
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while ready is not None and not ready():
         assert run.poll() is None, run.stdout.read()
         assert time.monotonic() < deadline, "not ready"
         time.sleep(0.2)
     if sent:
         os.killpg(run.pid, sent)
-    printed = run.communicate(timeout=240)[0]
+    printed = run.communicate(timeout=400)[0]
     assert run.wait() == code, printed
     return printed
 
@@ -74,7 +74,13 @@ def test_from_a_killed_training_to_an_exported_policy(tmp_path):
     (tmp_path / "my_env.py").write_text((Path(__file__).parent / "examples" / "multi_agent_env.py").read_text())
     config = {**plain_config(evaluation_interval=None), "env": "my_env:team", "env_config": {"max_steps": 12}}
     config |= {"num_env_runners": 1, "mixer": {"grid_search": ["qmix", "vdn"]}}
-    spec = {"run": "DDN", "stop": {"training_iteration": 10**6}, "config": config, "checkpoint_freq": 5}
+    spec = {
+        "run": "DDN",
+        "stop": {"training_iteration": 10**6},
+        "config": config,
+        "checkpoint_freq": 1,
+        "keep_checkpoints_num": 2,
+    }
     (tmp_path / "two.yaml").write_text(yaml.safe_dump({"two": spec}))
     storage = tmp_path / "results"
     command = ["train", "file", "two.yaml", "--storage-path", "results", "--ray-num-cpus", 4, "--resume"]

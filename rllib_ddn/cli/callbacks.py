@@ -18,7 +18,7 @@ import typer
 from pyarrow.fs import LocalFileSystem, copy_files
 from ray.tune import Callback, CLIReporter
 from ray.tune.experiment import Trial
-from ray.tune.logger import LoggerCallback
+from ray.tune.logger import CSVLoggerCallback
 from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.utils import flatten_dict
@@ -169,9 +169,12 @@ class Stop(Callback):
             typer.echo(line, err=True)
 
 
-class ProgressCSV(LoggerCallback):
+class ProgressCSV(CSVLoggerCallback):
     """``progress.csv`` with a column for every key of every result: Tune's own has those of the first result, and after
-    a resume those of the first one since. The file is rewritten with a wider header when a result has a new key."""
+    a resume those of the first one since. The file is rewritten with a wider header when a result has a new key.
+
+    A subclass of Tune's, which Tune would add otherwise.
+    """
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict) -> None:
         storage, path = trial.storage, Path(trial.local_path, "progress.csv")
