@@ -233,12 +233,12 @@ def test_env_runners_that_wait_for_those_of_another_algorithm(monkeypatch, caplo
         assert "CPU" not in caplog.text
         config = small_config().env_runners(num_env_runners=count)
         check_env_runners(config, config.get_evaluation_config_object())
-    assert "the env runners need 2 CPUs, and of the cluster's 2 only 1 are not in use" in caplog.text
+    assert "the env runners need 2 CPUs, and the cluster has 2, of which only 1" in caplog.text
 
 
 def test_messages_of_a_host_do_not_speak_of_ddn():
     agent = {"obs": Box(-1, 1, (2,)), "state": Box(-1, 1, (2,))}
-    with pytest.raises(TeamEnvError, match=r"agent 0 is Box.*; actions must be Discrete\(n\) starting at 0") as error:
+    with pytest.raises(TeamEnvError, match=r"agent 0 is Box.*; actions must be Discrete") as error:
         TeamSpec.from_spaces(Tuple([Dict(agent)]), Tuple([Box(-1, 1, (2,))]))
     assert "DDN" not in str(error.value)
     with pytest.raises(TeamEnvError, match="different lengths"):
