@@ -86,12 +86,7 @@ CASES = {
     "DDN": {},
     "DDN mixture": {"behaviour_network": "mixture", "mixture_timesteps": 100},
     "DDN trajectory": {"intrinsic_reward_stage": "trajectory"},
-    "DDN one agent network": {
-        "follower_agent": "leader",
-        "q_loss_coeff": 0.0,
-        "feature_loss_coeff": 0.0,
-        "imitation_loss_coeff": 0.0,
-    },
+    "DDN one agent network": {"follower_agent": "leader", "q_loss_coeff": 0.0, "feature_loss_coeff": 0.0},
     "QMIX": {},
     "CTDS": {},
     "PTDE": {"leader_timesteps": 40},

@@ -37,7 +37,6 @@ def move_targets(policy):
         {},
         {"mixer": "vdn", "state_fusion": "raw"},
         {"double_q": False, "distillation_temperature": 0.5, "block_loss_coeff": 2.0, "feature_loss_coeff": 0.0},
-        {"imitation_loss_coeff": 0.0},
         {"intrinsic_reward": False},
         {"intrinsic_reward_stage": "trajectory", "intrinsic_reward_coeff": 3.0},
         {"state_fusion": "concatenated"},
@@ -142,7 +141,7 @@ def test_concurrent_learning_is_the_same_bit_for_bit(build):
         (2, {"leader_timesteps": 100}, sequential, 2),  # one of them learns, with both cores
         (
             2,
-            dict.fromkeys((f"{term}_loss_coeff" for term in ("block", "q", "feature", "imitation")), 0.0),
+            dict.fromkeys((f"{term}_loss_coeff" for term in ("block", "q", "feature")), 0.0),
             sequential,
             2,
         ),

@@ -50,7 +50,6 @@ class DDNConfig(ValueDecompositionConfig):
     block_loss_coeff: float = 1.0
     q_loss_coeff: float = 1.0
     feature_loss_coeff: float = 1.0
-    imitation_loss_coeff: float = 1.0
     q_loss: str | type[DistillationTerm] = "kl"
     distillation_terms: Mapping[str, tuple[str | type[DistillationTerm], float]] = {}
     distillation_temperature: float = 1.0
@@ -79,7 +78,6 @@ class DDNConfig(ValueDecompositionConfig):
         block_loss_coeff: float = NotProvided,
         q_loss_coeff: float = NotProvided,
         feature_loss_coeff: float = NotProvided,
-        imitation_loss_coeff: float = NotProvided,
         q_loss: str | type[DistillationTerm] = NotProvided,
         distillation_terms: Mapping[str, tuple[str | type[DistillationTerm], float]] = NotProvided,
         distillation_temperature: float = NotProvided,
@@ -132,9 +130,6 @@ class DDNConfig(ValueDecompositionConfig):
             block_loss_coeff: Weight of L_B (Equation 6), 0 to 1,000,000; 0 switches it off (Table 4). Default: 1.0.
             q_loss_coeff: Weight of L_Q (Equation 6), likewise. Default: 1.0.
             feature_loss_coeff: Weight of L_F (Equation 6), likewise. Default: 1.0.
-            imitation_loss_coeff: Weight of the imitation loss, the cross-entropy of the leader's greedy actions (Hong
-                et al. 2022), which keeps the follower's actions close to its leader's, 0 to 1,000,000; 0, the paper's,
-                switches it off. Default: 1.0.
             q_loss: What L_Q is: "kl" (Equation 6), "squared" (difference of the Q values), "imitation" (cross-entropy
                 of the leader's greedy action), a subclass of :class:`rllib_ddn.DistillationTerm`, or its
                 ``module:name``. Default: 'kl'.
@@ -206,18 +201,18 @@ class DDNConfig(ValueDecompositionConfig):
                 f"state_fusion: {leader.__name__} names no follower; set its attribute follower to a subclass of "
                 "Follower."
             )
-        taken = {"block", "q", "feature", "imitation", "global", "idm"} & self.distillation_terms.keys()
+        taken = {"block", "q", "feature", "global", "idm"} & self.distillation_terms.keys()
         if taken:
             raise ValueError(f"distillation_terms[{min(taken)!r}]: that name is taken, choose another.")
         reward = intrinsic_reward_class(self.intrinsic_reward)
         if reward is not None:
             check_options("intrinsic_reward_config", reward, self.intrinsic_reward_config, _SHARED_OPTIONS)
         if self.follower_agent == "leader" and (
-            self.q_loss_coeff or self.feature_loss_coeff or self.imitation_loss_coeff or self.distillation_terms
+            self.q_loss_coeff or self.feature_loss_coeff or self.distillation_terms
         ):
             raise ValueError(
                 'follower_agent="leader" leaves the follower its fusion block, which learns from L_B: '
-                "set q_loss_coeff, feature_loss_coeff and imitation_loss_coeff to 0, and leave distillation_terms "
+                "set q_loss_coeff and feature_loss_coeff to 0, and leave distillation_terms "
                 "empty."
             )
         if self.intrinsic_reward_stage == "trajectory" and reward is None:

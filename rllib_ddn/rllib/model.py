@@ -196,7 +196,6 @@ class DDNTorchModel(ValueDecompositionModel):
             "block": ("block", config["block_loss_coeff"]),
             "q": (config["q_loss"], config["q_loss_coeff"]),
             "feature": ("feature", config["feature_loss_coeff"]),
-            "imitation": ("imitation", config["imitation_loss_coeff"]),
             **config["distillation_terms"],
         }
         temperature = config["distillation_temperature"]

@@ -134,7 +134,6 @@ RANGES: dict[str, Accepts] = {
     "block_loss_coeff": COEFFICIENT,
     "q_loss_coeff": COEFFICIENT,
     "feature_loss_coeff": COEFFICIENT,
-    "imitation_loss_coeff": COEFFICIENT,
     "q_loss": entry_of({name: TERMS[name] for name in ("kl", "squared", "imitation")}, DistillationTerm),
     "distillation_terms": _DistillationTerms(
         "{name: (term, coefficient)} with names or subclasses of DistillationTerm and coefficients from 0 to 1,000,000",

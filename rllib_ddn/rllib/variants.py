@@ -97,7 +97,6 @@ class CTDSConfig(DDNConfig):
     q_loss = "squared"
     block_loss_coeff = 0.0
     feature_loss_coeff = 0.0
-    imitation_loss_coeff = 0.0
     intrinsic_reward = False
 
 
@@ -117,7 +116,6 @@ class PTDEConfig(DDNConfig):
     follower_agent = "leader"
     q_loss_coeff = 0.0
     feature_loss_coeff = 0.0
-    imitation_loss_coeff = 0.0
     intrinsic_reward = False
     leader_timesteps = 800_000
 
@@ -139,7 +137,6 @@ class IGMDAConfig(DDNConfig):
     q_loss = "imitation"
     block_loss_coeff = 0.0
     feature_loss_coeff = 0.0
-    imitation_loss_coeff = 0.0
     intrinsic_reward = False
     behaviour_network = "mixture"
 

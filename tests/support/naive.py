@@ -67,7 +67,7 @@ def losses(policy, episodes):
     """L_global, L_local and L_I, by the names of the learners."""
     model, config, spec = policy.model, policy.config, policy.spec
     host, distillation, intrinsic = (getattr(model, part, None) for part in ("host", "distillation", "intrinsic"))
-    squares, block, kl_q, kl_f, imitation, errors = [], [], [], [], [], []
+    squares, block, kl_q, kl_f, errors = [], [], [], [], []
     for row in range(len(episodes["length"])):
         n = int(episodes["length"][row])
         state = torch.from_numpy(episodes["state"][row, : n + 1].astype(np.float32))
@@ -102,23 +102,21 @@ def losses(policy, episodes):
             if distillation is None:
                 continue
             block.append(((o_hat[t] - s_hat[t].detach()) ** 2).mean())
-            total_q = total_f = total_i = 0.0
+            total_q = total_f = 0.0
             for i in range(spec.num_agents):
                 available = torch.from_numpy(mask[t, i])
                 p = torch.softmax(q_leader[t, i][available].detach() / config["distillation_temperature"], 0)
                 q = torch.softmax(q_follower[t, i][available] / config["distillation_temperature"], 0)
                 total_q = total_q + (p * (p / q).log()).sum()
-                total_i = total_i - q[p.argmax()].log()
                 p, q = torch.softmax(f_leader[t, i].detach(), 0), torch.softmax(f_follower[t, i], 0)
                 total_f = total_f + (p * (p / q).log()).sum()
             kl_q.append(total_q)
             kl_f.append(total_f)
-            imitation.append(total_i)
     mean = lambda values: torch.stack(values).mean()  # noqa: E731
     found = {"host": mean(squares)}
     if distillation is not None:
-        terms = {"block": block, "q": kl_q, "feature": kl_f, "imitation": imitation}
-        found["follower"] = sum(config[f"{name}_loss_coeff"] * mean(values) for name, values in terms.items())
+        coeffs = config["block_loss_coeff"], config["q_loss_coeff"], config["feature_loss_coeff"]
+        found["follower"] = sum(c * mean(v) for c, v in zip(coeffs, (block, kl_q, kl_f), strict=True))
     if intrinsic is not None:
         found["intrinsic"] = mean(errors)
     return found
