@@ -82,9 +82,9 @@ class ExportedPolicy:
 
         Args:
             observations: of a team, ``{agent: observation}`` as PettingZoo's ``ParallelEnv`` gives them, each
-                as it is or as a dict with ``observation`` (``obs``, ``observations``) and ``action_mask``; or all of them flattened
-                and padded as one array ``[n, O]``. Of one agent alone, its observation. Of many teams a list of B
-                such, or an array ``[B, n, O]``.
+                as it is or as a dict with ``observation`` (``obs``, ``observations``) and ``action_mask``; or all of
+                them flattened and padded as one array ``[n, O]``. Of one agent alone, its observation. Of many teams a
+                list of B such, or an array ``[B, n, O]``.
             action_mask: the available actions, where the observations do not tell: ``{agent: mask}`` beside a dict, an
                 array ``[n, A]`` beside an array; of one agent alone, its mask. Of many teams a list of B such, or
                 ``[B, n, A]``.

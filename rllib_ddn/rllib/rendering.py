@@ -44,13 +44,13 @@ def check_rendering(env: Any) -> None:
 
 def frames_of(policy: Any, env: Any, seed: int) -> list[np.ndarray]:
     """The images of one greedy episode of the deployed network, at most :data:`MAX_FRAMES`, without an env runner."""
-    games = SequentialEnvs([env])
-    games.reset(np.array([seed]))
+    envs = SequentialEnvs([env])
+    envs.reset(np.array([seed]))
     recurrent_state, frames, ended = policy.initial_recurrent_state(1), [env.render()], False
     while not ended and len(frames) < MAX_FRAMES:
-        seen = games.obs, games.state, games.action_mask
+        seen = envs.obs, envs.state, envs.action_mask
         actions, recurrent_state, _ = policy.act(policy.model.acting_network, *seen, recurrent_state)
-        _, terminated, truncated = games.step(actions, np.arange(1))
+        _, terminated, truncated = envs.step(actions, np.arange(1))
         ended = bool((terminated | truncated)[0])
         frames.append(env.render())
     return frames
