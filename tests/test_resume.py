@@ -23,7 +23,7 @@ from tensorboardX import SummaryWriter
 
 from rllib_ddn.cli.callbacks import CheckpointInTime, DiskWatch, Interruption, ProgressCSV, Stop, progress
 from rllib_ddn.cli.checkpoints import check_checkpoint
-from rllib_ddn.cli.experiments import RESERVE, check, checkpoint_by_default, complete
+from rllib_ddn.cli.experiments import RESERVE, checkpoint_by_default, complete
 from rllib_ddn.cli.resume import SETTINGS, Folder, begin, name_of, resume, settings_of
 from rllib_ddn.cli.train import TrainOptions
 from rllib_ddn.cli.tuning import conclusion
@@ -345,13 +345,6 @@ def test_time_left_by_hand():
     both = {"timesteps_total": 1_000_000, "training_iteration": 18, "evaluation/leader/episode_return_mean": 5}
     assert progress(result, both) == "125 env steps/s, about 0:01:00 left"  # the iterations end first
     assert progress(result, {"time_total_s": 50}) == "125 env steps/s, about 0:00:30 left"
-
-
-def test_a_stop_within_an_iteration_is_reported_before_it(capsys):
-    for steps, told in ((3000, True), (10_000, False)):
-        config = plain_config(min_sample_timesteps_per_iteration=10_000)
-        check("mine", {"run": "DDN", "config": config, "stop": {"timesteps_total": steps}})
-        assert ("after an iteration, of at least 10,000 env steps" in capsys.readouterr().out) == told
 
 
 @pytest.fixture

@@ -111,7 +111,6 @@ class Curve:
     Attributes:
         row, network: see the module.
         panel: the title of the panel of the figure that shows it.
-        early: of each seed, whether a trial scheduler ended it before its stop.
         x: env steps or hours; ``[points]``.
         seeds: smoothed evaluations, NaN before a seed's first and after its last one; ``[seeds, points]``.
     """
@@ -121,7 +120,6 @@ class Curve:
     x: np.ndarray
     seeds: np.ndarray
     panel: str = ""
-    early: Sequence[bool] = ()
 
     @property
     def label(self) -> str:
@@ -138,12 +136,11 @@ def curves(table: pd.DataFrame, window: float, by: str = "env steps", points: in
     found = []
     for (row, network), group in table.groupby(["row", "network"], sort=False):
         x = np.linspace(group[by].min(), group[by].max(), points)
-        seeds, early = [], []
+        seeds = []
         for _, one in group.sort_values("env steps").groupby("seed"):
             smoothed = smooth(one["env steps"].to_numpy(), one["value"].to_numpy(), window)
             seeds.append(np.interp(x, one[by], smoothed, left=np.nan, right=np.nan))
-            early.append("early" in one and bool(one["early"].iloc[0]))
-        found.append(Curve(str(row), str(network), x, np.array(seeds), early=early))
+        found.append(Curve(str(row), str(network), x, np.array(seeds)))
     return found
 
 
@@ -221,8 +218,8 @@ def draw(
     one_scale: bool = True,
 ) -> None:
     """Writes a PNG: of each curve the interquartile mean over seeds with its 95% interval, as far as all seeds go, and
-    each single seed as a light line. A row has a color, a leader dashes, and a panel is a plot of its own. A dot ends a
-    seed that was ended early. Where a bad start lies far below zero, the axis begins higher, as the note below says.
+    each single seed as a light line. A row has a color, a leader dashes, and each panel has its own axes. Where a bad
+    start lies far below zero, the axis begins higher, as the note below says.
 
     Args:
         metric: a key of the results.
@@ -271,8 +268,6 @@ def draw(
             axes.grid(alpha=0.3)
             below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
             axes.legend(fontsize="small", ncols=3 - columns, frameon=False, **below)
-        if any(any(curve.early) for curve in shown):
-            note += "\nDot: ended early by the trial scheduler."
         figure.suptitle(title, fontsize="medium")
         figure.supxlabel(note, fontsize=7)
         figure.savefig(out, dpi=150)
@@ -287,8 +282,5 @@ def _draw_curve(axes: Any, curve: Curve, color: str) -> None:
     if count > 1:
         axes.plot(curve.x, curve.seeds.T, style, color=color, alpha=0.3, linewidth=0.8)
         axes.fill_between(x, *interval(values), color=color, alpha=0.15, linewidth=0)
-    for seed in curve.seeds[np.array(curve.early, bool)] if any(curve.early) else ():
-        last = np.flatnonzero(~np.isnan(seed))[-1]
-        axes.plot(curve.x[last], seed[last], "o", color=color, markersize=4)
     label = textwrap.fill(f"{curve.label} ({count} seed{'s' * (count > 1)})", LABEL)
     axes.plot(x, iqm(values), style, color=color, linewidth=1.8, label=label)

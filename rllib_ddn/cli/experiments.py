@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import typer
 import yaml
 from pyarrow.fs import FileSystem
 from ray import tune
@@ -48,8 +47,8 @@ KEYS = {*inspect.signature(Experiment).parameters, "env", "scheduler", "schedule
 }
 SAMPLERS = ("choice", "uniform", "quniform", "loguniform", "qloguniform", "randn", "randint", "qrandint", "lograndint")
 # What trainings mostly stop at. There may be more in a result: callbacks add to it.
-ENV_STEPS = {"timesteps_total", "num_env_steps_sampled", "num_env_steps_sampled_lifetime"}
-RESULTS = ENV_STEPS | {"training_iteration", "time_total_s", "num_env_steps_trained"}
+RESULTS = {"timesteps_total", "num_env_steps_sampled", "num_env_steps_sampled_lifetime", "num_env_steps_trained"}
+RESULTS |= {"training_iteration", "time_total_s"}
 RESERVE = 20_000_000  # bytes of a disk, for results and Tune's state
 
 
@@ -236,7 +235,6 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
     if not spec["config"].get("env"):
         raise ValueError(f"the experiment {name!r} names no env: add `env: predator_prey`, or --env.")
     teams: list[tuple[Any, dict[str, Any], TeamSpec]] = []  # of the envs that have been built
-    least = 0
     for _, variant in generate_variants(spec["config"]):
         check_env_name(variant["env"])
         if is_custom(variant["env"]) and not is_ours(algo):
@@ -253,14 +251,6 @@ def check(name: str, spec: dict[str, Any], learns_here: bool = True) -> None:
             team = config.check_env(known)
             if known is None:
                 teams.append((config.env, config.env_config, team))
-            least = max(least, config.min_sample_timesteps_per_iteration or 0)
-    for limit in ENV_STEPS & (spec.get("stop") or {}).keys():
-        if spec["stop"][limit] < least:
-            typer.echo(
-                f"rllib: {name} stops after an iteration, of at least {least:,} env steps "
-                f"(min_sample_timesteps_per_iteration), not at {limit} {spec['stop'][limit]:,}: "
-                "stopping criteria are checked after each iteration."
-            )
 
 
 def is_ours(algo: type) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -93,7 +92,7 @@ def plot(
     ]
     draw(shown, metrics[0], episodes_of(t.config for t in trials), window, title, out, axis, one_scale=False)
     if csv:
-        every.drop(columns="early").to_csv(csv, index=False, float_format="%.6g")
+        every.to_csv(csv, index=False, float_format="%.6g")
     told = [f"{out}: {metrics[0].replace('_', ' ')}, {len(trials)} trial{'s' * (len(trials) > 1)}."]
     for env, group in by_env.items() if table else ():
         steps = group["env steps"].max()
@@ -109,6 +108,8 @@ def find(folders: Sequence[str]) -> list[Trained]:
     Raises:
         ValueError: a folder holds none.
     """
+    from ray.tune.utils import flatten_dict
+
     from rllib_ddn.cli.curves import result_folders
 
     found: list[Trained] = []
@@ -121,8 +122,9 @@ def find(folders: Sequence[str]) -> list[Trained]:
             )
         continued = {folder: _continued_at(folder) for folder in results}
         for folder in sorted(results, key=lambda f: (continued[f], f)):
-            run, config = _run(folder), json.loads((folder / "params.json").read_text())
-            trial = Trained(given or None, run, {**_defaults(run), **_flat(config)}, [folder])
+            run = folder.name.partition("_")[0]  # Tune begins the folder's name with the trainable's
+            config = flatten_dict(json.loads((folder / "params.json").read_text()), delimiter=".")
+            trial = Trained(given or None, run, {**_defaults(run), **config}, [folder])
             before = [t for t in found if (t.given, t.run, t.config) == (trial.given, trial.run, trial.config)]
             if before and continued[folder]:
                 before[0].folders.append(folder)
@@ -139,37 +141,21 @@ def _continued_at(folder: Path) -> int:
     return first if first > 1 else 0
 
 
-def _run(folder: Path) -> str:
-    """The trainable's name, with which Tune begins a trial's folder."""
-    from ray.rllib.algorithms.registry import ALGORITHMS
-
-    from rllib_ddn.cli.experiments import OURS
-
-    known = [name for name in (*OURS, *ALGORITHMS) if folder.name.startswith(f"{name}_")]
-    return max(known, key=len) if known else folder.name.partition("_")[0]
-
-
 def _defaults(run: str) -> dict[str, Any]:
     from ray.tune import TuneError
     from ray.tune.registry import get_trainable_cls
+    from ray.tune.utils import flatten_dict
 
     try:
-        return _flat(json.loads(json.dumps(get_trainable_cls(run).get_default_config().to_dict(), default=str)))
+        defaults = json.loads(json.dumps(get_trainable_cls(run).get_default_config().to_dict(), default=str))
+        return flatten_dict(defaults, delimiter=".")
     except (AttributeError, ValueError, TuneError):  # a trainable that is no algorithm, or of a user's program
         return {}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
-
-
 def evaluations_of(trials: Sequence[Trained], metric: str | None) -> pd.DataFrame:
-    """The trials' evaluations in one table, see :mod:`rllib_ddn.cli.curves`, with their ``env`` and whether a scheduler
-    ended the trial ``early``. Seeds that are not given, or there twice, are numbered.
+    """The trials' evaluations in one table, see :mod:`rllib_ddn.cli.curves`, with their ``env``. Seeds that are not
+    given, or there twice, are numbered.
 
     Raises:
         ValueError: a trial has no evaluation of this metric.
@@ -182,7 +168,6 @@ def evaluations_of(trials: Sequence[Trained], metric: str | None) -> pd.DataFram
     for trial in trials:
         key = tuple(trial.config.get(name) for name in ("env", "env_config.env", "env_config.map_name"))
         by_env.setdefault(key, []).append(trial)
-    early = ended_early([trial.folders[-1] for trial in trials])
     frames = []
     for group in by_env.values():
         env, taken = name_env(group), set()
@@ -195,8 +180,8 @@ def evaluations_of(trials: Sequence[Trained], metric: str | None) -> pd.DataFram
             if seed is None or (row, seed) in taken:
                 seed = next(k for k in range(1, 1 + len(trials)) if (row, k) not in taken)
             taken.add((row, seed))
-            frames.append(found.assign(env=env, row=row, seed=seed, early=trial.folders[-1] in early))
-    columns = ["env", "row", "seed", "network", "env steps", "hours", "metric", "value", "early"]
+            frames.append(found.assign(env=env, row=row, seed=seed))
+    columns = ["env", "row", "seed", "network", "env steps", "hours", "metric", "value"]
     return pd.concat(frames, ignore_index=True)[columns]
 
 
@@ -221,9 +206,9 @@ def name_rows(trials: Sequence[Trained]) -> list[str]:
         peers = [t.config for t in trials if t.run == trial.run and not t.given]
         own = _different(peers, lambda key: key != "seed" and not key.startswith("env_config."))
         told = ", ".join(
-            f"{key.rpartition('.')[2]} {_in_label(trial.config[key], [t.config.get(key) for t in trials])}"
+            f"{key.rpartition('.')[2]} {f'{value:.6g}' if isinstance(value, float) else value}"
             for key in dict.fromkeys([*env, *own])
-            if key in trial.config
+            if (value := trial.config.get(key)) is not None
         )
         names.append(trial.given or NAMES.get(trial.run, trial.run) + (f" ({told})" if told else ""))
     return names
@@ -233,51 +218,6 @@ def _different(configs: Sequence[dict[str, Any]], wanted: Callable[[str], bool])
     """The keys, of those wanted, that have not the same value in all configs."""
     keys = dict.fromkeys(key for config in configs for key in config if wanted(key))
     return [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
-
-
-def _in_label(value: Any, among: Sequence[Any]) -> str:
-    """A value with three significant digits, or in full where another of ``among`` would look the same."""
-    same = {json.dumps(other) for other in among if _rounded(other) == _rounded(value)}
-    return str(value) if len(same) > 1 else _rounded(value)
-
-
-def _rounded(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_rounded, value))}]"
-    if not isinstance(value, float) or not math.isfinite(value):
-        return str(value)
-    return min(str(value), f"{value:.3g}", key=len)
-
-
-def ended_early(folders: Sequence[Path]) -> set[Path]:
-    """The trials' folders whose trials Tune's scheduler ended, as ASHA does: Tune keeps one as terminated, its last
-    result meets no stopping criterion, and another trial of its experiment is more than an iteration further."""
-    import pandas as pd
-
-    from rllib_ddn.cli.curves import result_folders
-
-    early = set()
-    for experiment in {folder.parent for folder in folders}:
-        stops = _stops(experiment)
-        lasts = {f: pd.read_csv(f / "progress.csv").iloc[-1] for f in result_folders(experiment)} if stops else {}
-        furthest = max((last["training_iteration"] for last in lasts.values()), default=0)
-        for folder in lasts.keys() & set(folders):
-            last = lasts[folder]
-            stop = next((stop for trial, stop in stops.items() if f"_{trial}_" in folder.name), {})
-            met = any(last.get(key, math.nan) >= value for key, value in stop.items())
-            if stop and not met and last["training_iteration"] + 1 < furthest:
-                early.add(folder)
-    return early
-
-
-def _stops(experiment: Path) -> dict[str, dict[str, float]]:
-    """The stopping criteria of an experiment's terminated trials, by id; none where Tune's state cannot be read."""
-    states = sorted(experiment.glob("experiment_state-*.json"))
-    try:
-        kept = [json.loads(text) for text, _ in json.loads(states[-1].read_text())["trial_data"]] if states else []
-    except ValueError:  # cut off
-        return {}
-    return {trial["trial_id"]: trial["stopping_criterion"] for trial in kept if trial["status"] == "TERMINATED"}
 
 
 def markdown(every: pd.DataFrame, metric: str, first: int, last: int) -> str:
