@@ -24,7 +24,7 @@ from support.programs import run_program
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-@pytest.mark.parametrize("stage", ["replay", "trajectory"])
+@pytest.mark.parametrize("stage", ["replay", pytest.param("trajectory", marks=pytest.mark.slow)])
 def test_a_restored_run_continues_exactly(tmp_path, stage):
     """Six iterations; and from the checkpoint after three of them, in a new process, three more."""
     run_program("train_and_save", tmp_path / "whole", stage, 3, 3)

@@ -227,6 +227,7 @@ def test_emulated_nodes_are_taken_down_where_another_fails(tmp_path, monkeypatch
     assert (added, len(stopped)) == ([3, 3], 1)
 
 
+@pytest.mark.slow
 def test_a_python_file_and_rllibs_own_ppo(tmp_path, cluster):
     (tmp_path / "cartpole.py").write_text(
         "from ray.rllib.algorithms.ppo import PPOConfig\n"

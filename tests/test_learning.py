@@ -1,6 +1,7 @@
 """Leader and follower learn small Predator-Preys; and a leader uses the local information of its agent."""
 
 import numpy as np
+import pytest
 import torch
 
 from rllib_ddn import DDNConfig
@@ -46,6 +47,7 @@ def test_leader_and_follower_learn_a_small_predator_prey(build):
     assert np.mean(returns["follower"][-2:]) > 0.8 * np.mean(returns["leader"][-2:])
 
 
+@pytest.mark.slow
 def test_leader_and_follower_learn_where_a_catch_that_fails_is_punished(build):
     """A team that never tries to catch gets 0. On seeds 2 and 3 leaders get 18 and 10 after these steps. With one
     hypernetwork of size 16 for W and B, D of 32 and W unscaled they get 4 and 0, also after a third more steps."""
