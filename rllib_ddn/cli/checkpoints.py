@@ -113,7 +113,10 @@ def best_of(trial: Path) -> tuple[float, Path]:
     scored = []
     if any(map(math.isfinite, scores.values())):
         for path in checkpoints:
-            iteration = cloudpickle.loads((path / "algorithm_state.pkl").read_bytes()).get("training_iteration")
+            try:
+                iteration = cloudpickle.loads((path / "algorithm_state.pkl").read_bytes()).get("training_iteration")
+            except Exception:  # whatever unpickling a file raises that a kill or a full disk has cut off
+                continue
             if math.isfinite(score := scores.get(iteration, math.nan)):
                 scored.append((score, path))
     return max(scored, default=(math.nan, latest), key=lambda each: each[0])

@@ -7,10 +7,11 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import typer
 from pyarrow.fs import FileSelector, FileSystem, FileType
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -143,17 +144,31 @@ def begin(name: str, spec: dict[str, Any], settings: dict[str, Any]) -> None:
 
 
 def settings_of(spec: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same when an experiment is resumed: algorithm and config, with defaults, as JSON has them."""
-    algo = get_trainable_cls(spec["run"])
+    """What must be the same when an experiment is resumed: algorithm and config, without defaults, as JSON has them."""
+    config = {key: value for key, value in spec["config"].items() if key != "log_level"}
+    return _as_json({"run": spec["run"], "config": config})
+
+
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the algorithm's present defaults, so that a default that a new version adds makes no difference."""
+    algo = get_trainable_cls(settings["run"])
     defaults = algo.get_default_config().to_dict() if issubclass(algo, Algorithm) else {}
-    config = {key: value for key, value in merged(defaults, spec["config"]).items() if key != "log_level"}
-    return json.loads(json.dumps({"run": spec["run"], **config}, default=_name, skipkeys=True))
+    config = merged(_as_json(defaults), settings["config"])
+    return {"run": settings["run"], **{key: value for key, value in config.items() if key != "log_level"}}
 
 
-def _name(value: Any) -> str:
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings, default=_name, skipkeys=True))
+
+
+def _name(value: Any) -> Any:
+    """What stands in JSON for a value that JSON does not have: of NumPy's their values, of all others a name."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
     if isinstance(value, Domain):
         return f"{type(value).__name__} {value.domain_str}"
-    return getattr(value, "__qualname__", type(value).__qualname__)
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def resume(name: str, spec: dict[str, Any], settings: dict[str, Any]) -> ResumeConfig | None:
@@ -172,7 +187,7 @@ def resume(name: str, spec: dict[str, Any], settings: dict[str, Any]) -> ResumeC
     """
     folder = Folder(spec["storage_path"], name)
     trials = folder.trials()
-    if not any(trial.status == Trial.TERMINATED or trial.checkpoint for trial in trials):
+    if not _can_be_resumed(trials):
         if folder.files(r"[^/]*/result\.json"):
             typer.echo(f"rllib: no checkpoint: starting over; the old results are now in {folder.move_aside()}")
         else:
@@ -187,7 +202,8 @@ def resume(name: str, spec: dict[str, Any], settings: dict[str, Any]) -> ResumeC
     extends = spec["scheduler"] == "fifo" and any(_is_extended(trial, spec["stop"]) for trial in trials)
     left = [trial for trial in trials if extends or trial.status != Trial.TERMINATED]
     if not left:
-        typer.echo(f"rllib: {folder.path} is finished already; a larger --stop would continue it.")
+        more = "a larger --stop would continue it" if spec["scheduler"] == "fifo" else "its scheduler has ended it"
+        typer.echo(f"rllib: {folder.path} is finished already; {more}.")
     for trial in left:
         newest = trial.run_metadata.checkpoint_manager.latest_checkpoint_result
         if newest:
@@ -204,6 +220,11 @@ def resume(name: str, spec: dict[str, Any], settings: dict[str, Any]) -> ResumeC
     return ResumeConfig(finished=kinds.RESUME if extends else kinds.SKIP, errored=kinds.RESUME)
 
 
+def _can_be_resumed(trials: Sequence[Trial]) -> bool:
+    """Whether anything is left of trials: a finished one, or a checkpoint."""
+    return any(trial.status == Trial.TERMINATED or trial.checkpoint for trial in trials)
+
+
 def _is_extended(trial: Trial, stop: Mapping[str, float]) -> bool:
     """Whether a finished trial, which met the stopping criteria that it began with, does not meet the present ones."""
     return trial.status == Trial.TERMINATED and bool(stop) and not _is_met(stop, trial.last_result or {})
@@ -218,7 +239,10 @@ def _difference(folder: Folder, settings: dict[str, Any]) -> tuple[str, Any, Any
     """The first setting that differs: its key, what the experiment was begun with, and the present value."""
     if not folder.files(re.escape(SETTINGS)):
         raise ValueError(f"{folder.path} was not begun by this version's `rllib train`. {FROM_A_CHECKPOINT}")
-    begun, given = (flatten_dict(each, delimiter=".") for each in (json.loads(folder.read(SETTINGS)), settings))
+    saved = json.loads(folder.read(SETTINGS))
+    if saved["run"] != settings["run"]:
+        return "run", saved["run"], settings["run"]
+    begun, given = (flatten_dict(_with_defaults(each), delimiter=".") for each in (saved, settings))
     different = (key for key in {**given, **begun} if begun.get(key) != given.get(key))
     return next(((key, begun.get(key), given.get(key)) for key in different), None)
 
@@ -240,10 +264,18 @@ def name_of(base: str, spec: dict[str, Any], settings: dict[str, Any], resume: b
     finished = []
     for number in numbers if resume else ():
         folder = Folder(spec["storage_path"], f"{base}_{number}")
-        if folder.files(re.escape(SETTINGS)) and not _difference(folder, settings) and (trials := folder.trials()):
-            if any(trial.status != Trial.TERMINATED for trial in trials):
-                return folder.name
-            finished.append(folder.name)
+        if not folder.files(re.escape(SETTINGS)) or _difference(folder, settings):
+            continue
+        try:
+            trials = folder.trials()
+        except ValueError as error:
+            typer.echo(f"rllib: {error}", err=True)
+            continue
+        if not _can_be_resumed(trials):
+            continue
+        if any(trial.status != Trial.TERMINATED for trial in trials):
+            return folder.name
+        finished.append(folder.name)
     if finished:
         return finished[0]
     number = max(numbers, default=0) + 1

@@ -62,7 +62,7 @@ def run(
                 ray_is_running.enter_context(_started_ray(options, address, experiments))
                 interruption.listen()
             for (name, spec), scheduler in zip(experiments.items(), schedulers, strict=True):
-                trials += _tune(name, spec, scheduler, options, interruption)
+                _tune(name, spec, scheduler, options, interruption, trials)
                 waiting -= 1
                 if interruption.why:
                     break
@@ -129,9 +129,9 @@ def _named(experiments: dict[str, dict[str, Any]], options: TrainOptions, number
 
 
 def _tune(
-    name: str, spec: dict[str, Any], scheduler: Any, options: TrainOptions, interruption: Interruption
-) -> list[Trial]:
-    """Runs an experiment and prints what its trials left; returns them."""
+    name: str, spec: dict[str, Any], scheduler: Any, options: TrainOptions, interruption: Interruption, ran: list[Trial]
+) -> None:
+    """Runs an experiment, appends its trials to those that ``ran``, and prints what they left."""
     with one_line_errors(1):
         ours = is_ours(get_trainable_cls(spec["run"]))
         own = ("scheduler", "scheduler_config", "resume_config")
@@ -158,11 +158,11 @@ def _tune(
         except TuneError as error:  # its text is a traceback
             last = str(error).strip().splitlines()[-1]
             raise OSError(f"{last}; --resume continues from the last checkpoint.") from error
+        ran += trials  # before the reports, which an interruption may cut short
         for trial in trials:
             _report(trial)
         if line := best_trial(name, trials):
             typer.echo(line)
-        return trials
 
 
 def _trackers(tracker: Tracker | None, project: str) -> list[Callback]:

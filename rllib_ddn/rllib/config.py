@@ -358,8 +358,8 @@ class ValueDecompositionConfig(ConfigInternals):
         if spec is None:
             with closing(self.make_env()) as env:
                 spec = env.team_spec
-            if self.video_interval is not None:
-                self._check_rendering()
+        if self.video_interval is not None:
+            self._check_rendering()
         with torch.random.fork_rng():
             self.check_components(TeamSizes.of(spec, self.agent_hidden_dim))
         return spec

@@ -20,8 +20,7 @@ class Score:
     """Scores the evaluations of a training.
 
     The score is the smaller one of the newest evaluation and the mean of the newest three: the mean guards against a
-        lucky
-    evaluation, the newest one against weights that have just become worse. Simulated on the learning curves of
+    lucky evaluation, the newest one against weights that have just become worse. Simulated on the learning curves of
     ``tuned_examples/results`` with the noise of 32 and of 64 episodes, it chooses better weights than the means of 2,
     3, 5 and 7 evaluations, than the last evaluation unless nearly all of the curves' variation is real, and than the
     last weights.
