@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -59,9 +59,15 @@ def evaluate_network(
     return [metric for result in results for metric in result]
 
 
-def summarize(episodes: list[RolloutMetrics] | None) -> dict[str, float]:
+def summarize(episodes: list[RolloutMetrics] | None, wins_reported: bool = False) -> dict[str, float]:
     """``episode_return_mean/min/max``, ``episode_len_mean``, and ``win_rate`` where the env reports it. Without
-    episodes all are NaN, which loggers leave out."""
+    episodes all are NaN, which loggers leave out.
+
+    Args:
+        episodes: of one network.
+        wins_reported: whether another network's episodes have reported wins. Where any has, those that report nothing
+            were not won: some envs report ``battle_won`` in won episodes alone.
+    """
     if not episodes:
         names = ("episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean", "win_rate")
         return dict.fromkeys(names, float("nan"))
@@ -72,10 +78,13 @@ def summarize(episodes: list[RolloutMetrics] | None) -> dict[str, float]:
         "episode_return_max": float(np.max(returns)),
         "episode_len_mean": float(np.mean([episode.episode_length for episode in episodes])),
     }
-    wins = [episode.custom_metrics[WON] for episode in episodes if WON in episode.custom_metrics]
-    if wins:
-        summary["win_rate"] = float(np.mean(wins))
+    if wins_reported or _report_wins(episodes):
+        summary["win_rate"] = float(np.mean([episode.custom_metrics.get(WON, 0.0) for episode in episodes]))
     return summary
+
+
+def _report_wins(episodes: Iterable[RolloutMetrics]) -> bool:
+    return any(WON in episode.custom_metrics for episode in episodes)
 
 
 def describe(played: Mapping[str, list[RolloutMetrics]]) -> dict[str, Any]:
@@ -133,7 +142,8 @@ def compare(played: Mapping[str, list[RolloutMetrics] | None]) -> dict[str, Any]
         of win rates where the env reports them, else of mean returns (section 5.1). It is NaN unless
         the leader's figure is above 0.
     """
-    results: dict[str, Any] = {network: summarize(episodes) for network, episodes in played.items()}
+    wins_reported = any(_report_wins(episodes or ()) for episodes in played.values())
+    results: dict[str, Any] = {network: summarize(episodes, wins_reported) for network, episodes in played.items()}
     if LEADER in results and FOLLOWER in results:
         figure = "win_rate" if "win_rate" in results[LEADER] else "episode_return_mean"
         leader, follower = results[LEADER][figure], results[FOLLOWER].get(figure, float("nan"))
