@@ -120,7 +120,7 @@ def flat_numbers(
     return hot
 
 
-def line(text: str) -> str:
-    """At most a line of a text."""
+def line(text: str, most: int = 60) -> str:
+    """A text in one line, of at most so many characters."""
     text = " ".join(text.split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."

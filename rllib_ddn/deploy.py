@@ -88,7 +88,8 @@ class ExportedPolicy:
             action_mask: the available actions, where the observations do not tell: ``{agent: mask}`` beside a dict, an
                 array ``[n, A]`` beside an array; of one agent alone, its mask. Of many teams a list of B such, or
                 ``[B, n, A]``.
-            state: the global state, for a network that sees it: S numbers, of many teams B times as many. Where the
+            state: the global state, for a network that sees it: S numbers, of many teams B times as many; where the
+                env's state space is none of numbers, a value of that space, of many teams a list of B. Where the
                 state was the concatenated observations, a team makes it by itself.
 
         Returns:
@@ -207,6 +208,9 @@ class ExportedPolicy:
             raise TeamEnvError(
                 f"the state is missing: the {self.description['network']} needs the one that the env has in training."
             )
+        if space := self.description["state_space"]:
+            states = state if self._many else [state]
+            return np.stack([flatten(space, one, "the state") for one in states]).astype(sees["dtype"])
         return flatten(_box([len(obs), self._size("state")], sees["dtype"]), state, "the state").reshape(len(obs), -1)
 
     def _size(self, name: str) -> int:

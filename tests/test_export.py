@@ -27,6 +27,7 @@ from rllib_ddn.team import flatten as flatten_in_training
 from support.configs import SMALL_GAME, small_config
 from support.games import Uneven
 from support.programs import run_program
+from support.toy import Toy
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -259,6 +260,44 @@ def test_agents_of_unequal_sizes_that_leave(tmp_path):
         TeamEnvError, match="the observation of agent 'b' has no \"action_mask\", which it had in training"
     ):
         ExportedPolicy(tmp_path, agent="b").act(np.zeros(2))
+
+
+class Habits(Toy):
+    """Actions from 2 on, parts beside the observation, a mask, and a state that is one of six places."""
+
+    state_space = Discrete(6)
+
+    def observation_space(self, agent):
+        goal, mask = Box(-10, 10, (2,), np.float32), Box(0, 1, (3,), np.int8)
+        return Dict({"observation": super().observation_space(agent), "goal": goal, "action_mask": mask})
+
+    def action_space(self, agent):
+        return Discrete(3, start=2)
+
+    def state(self):
+        return self.t
+
+    def observe(self, agent):
+        goal, mask = np.array([7, 8], np.float32), np.array([1, self.t % 2, 1], np.int8)
+        return {"observation": super().observe(agent), "goal": goal, "action_mask": mask}
+
+
+@pytest.mark.parametrize("network", ["leader", "follower"])
+def test_envs_habits_are_those_of_training(tmp_path, network):
+    algo = trained("pettingzoo", {"env": Habits, "team_reward": "sum"})
+    algo.get_policy().export(tmp_path, network, "torch")
+    episode = recorded(algo, network, [5])
+    algo.stop()
+    policy, env = ExportedPolicy(tmp_path), Habits()
+    alone = ExportedPolicy(tmp_path, agent="b")
+    observations, _ = env.reset()
+    for t in range(5):
+        state = env.state() if network == "leader" else None
+        actions = policy.act(observations, state=state)
+        assert list(actions.values()) == (episode["actions"][t] + 2).tolist()
+        np.testing.assert_allclose(policy.q_values[0], episode["q"][t], atol=1e-5)
+        assert alone.act(observations["b"], state=state) == actions["b"]
+        observations, *_ = env.step(actions)
 
 
 LEADERS = ["personalized", "raw", "concatenated", example.GatedLeader]

@@ -20,6 +20,7 @@ from rllib_ddn.envs.vector import SequentialEnvs
 from rllib_ddn.team import TeamEnvError, flatten
 from support.configs import SMALL_GAME, small_config
 from support.games import Uneven
+from support.toy import Grouped, Toy
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +151,7 @@ class Replaced(Team):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"reward": {"team_0": 5.0}}, r"step 1: the env gave a reward to 'team_0'; its one team is 'team'"),
+        ({"reward": {"team_0": 5.0}}, r"step 1: the env gave a reward to 'team_0'; its team is 'team'"),
         ({"reward": {"team": 1.0, "__all__": 5.0}}, r"gave a reward to '__all__'"),
         ({"observation": {}}, r"returned no observation for its team 'team' \(got \[\]\)"),
         ({"observation": {**Replaced().reset()[0], "ghost": 1}}, r"gave an observation to 'ghost'"),
@@ -302,6 +303,23 @@ def test_compute_single_action_on_wrapped_envs(build):
         env.step({"team": actions})
 
 
+def test_compute_single_action_counts_actions_as_the_env_does(build):
+    class Numbered(Toy):
+        def action_space(self, agent):
+            return Discrete(3, start=5)
+
+    register_env("numbered", lambda _: Grouped(Numbered()))
+    config = small_config()
+    config.env_config = {}
+    algo, env = build(config.environment("numbered")), Grouped(Numbered())
+    algo.train()
+    observation, state = env.reset()[0]["team"], algo.get_policy().get_initial_state()
+    for _ in range(5):
+        actions, state, _ = algo.compute_single_action(observation, state, explore=True)
+        assert env.action_space.contains(tuple(actions))
+        observation = env.step({"team": actions})[0]["team"]
+
+
 class Stale(Uneven):
     """Leaves its agents in ``agents``, b too, of which it says only once that it has terminated; truncates if
     ``limit`` is set."""
@@ -315,7 +333,7 @@ class Stale(Uneven):
 
 @pytest.mark.parametrize(("limit", "ends"), [(None, (True, False)), (2, (False, True))])
 def test_an_env_that_leaves_its_agents_when_all_have_ended(limit, ends, warnings):
-    env = PettingZooTeam({"env": Stale, "limit": limit})
+    env = PettingZooTeam({"env": Stale, "limit": limit, "team_reward": "sum"})
     for _ in range(2):
         observation, _ = env.reset()
         for step in range(limit or 3):

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
-from ray.rllib.env.wrappers.group_agents_wrapper import GROUP_INFO
+from ray.rllib.env.wrappers.group_agents_wrapper import GROUP_INFO, GROUP_REWARDS
 
+from rllib_ddn.envs.conventions import COMMON, RewardWatch, refuse_others, unpacked
 from rllib_ddn.envs.single import TeamEnv
 from rllib_ddn.envs.vector import joined
 from rllib_ddn.team import (
@@ -24,7 +25,6 @@ from rllib_ddn.team import (
     TeamSpec,
     common_dtype,
     encode,
-    flatten,
     number,
     parts_of,
     team_members,
@@ -125,7 +125,9 @@ class GroupedTeam(TeamEnv):
         self._in_dict = [entries is not None for entries in parts]
         space: Any = getattr(env, "state_space", None)
         offered = isinstance(space, spaces.Space) and callable(getattr(env, "state", None))
-        self._adds_state = concat or (members[0].state_space is None and offered)
+        self._calls_state = offered and not concat and members[0].state_space is None
+        self.state_space = space if self._calls_state else members[0].state_space
+        self._adds_state = concat or self._calls_state
         if concat:
             space = unbounded_box((sum(member.obs_dim for member in members),), common_dtype(members))
         if self._adds_state:
@@ -134,7 +136,8 @@ class GroupedTeam(TeamEnv):
                 for plain, entries in zip(observation_space, parts, strict=True)
             )
         super().__init__(TeamSpec.from_spaces(observation_space, action_space), members)
-        self._state_space, self.concatenates, self.render_mode = space, concat, getattr(env, "render_mode", None)
+        self.concatenates, self.render_mode = concat, getattr(env, "render_mode", None)
+        self._watch = RewardWatch(env, hints=False)
         self._set_spaces(observation_space, action_space)
 
     @property
@@ -142,18 +145,23 @@ class GroupedTeam(TeamEnv):
         return self if self._adds_state else self.env
 
     def start(self, seed: int | None, options: dict[str, Any] | None = None) -> dict[str, Any]:
-        observations, infos = self.env.reset(seed=seed, options=options)
+        observations, infos = unpacked(self.env, "reset", self.env.reset(seed=seed, options=options))
         self._observe(observations)
         return self._team_info(infos)
 
     def advance(self, actions: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
         chosen = tuple(member.first_action + int(a) for member, a in zip(self.members, actions, strict=True))
-        observations, rewards, terminateds, truncateds, infos = self.env.step({self.team: chosen})
-        self._observe(observations)
-        self._refuse_others(rewards, "a reward")
-        reward = number(rewards.get(self.team, 0.0), f"team {self.team!r}")
-        ends = self._flag(terminateds, "terminateds"), self._flag(truncateds, "truncateds")
-        return reward, *ends, self._team_info(infos)
+        result = unpacked(self.env, "step", self.env.step({self.team: chosen}))
+        observations, rewards, terminateds, truncateds, infos = result
+        terminated = self._flag(terminateds, "terminateds")
+        truncated = self._flag(truncateds, "truncateds") and not terminated
+        self._observe(observations, terminated, truncated)
+        refuse_others(rewards, [self.team], "a reward")
+        info = self._team_info(infos)
+        if GROUP_REWARDS in info:
+            self.member_rewards = info[GROUP_REWARDS]
+            self._watch(self.member_rewards, terminated or truncated)
+        return number(rewards.get(self.team, 0.0), f"team {self.team!r}"), terminated, truncated, info
 
     def render(self) -> Any:
         return self.env.render()
@@ -161,18 +169,18 @@ class GroupedTeam(TeamEnv):
     def close(self) -> None:
         self.env.close()
 
-    def _observe(self, observations: Mapping[Any, Any]) -> None:
+    def _observe(self, observations: Mapping[Any, Any], terminated: bool = False, truncated: bool = False) -> None:
         if self.team not in observations:
             raise TeamEnvError(
                 f"the env returned no observation for its team {self.team!r} (got {list(observations)}): a team is "
                 "observed at every step, the last one included."
             )
-        self._refuse_others(observations, "an observation")
+        refuse_others(observations, [self.team], "an observation")
         self._observed = observations[self.team]
         self.obs, self.action_mask, state = encode(self._observed, self.members, self.team_spec)
-        if not self.concatenates:
-            if self._adds_state:
-                state = flatten(self._state_space, self.env.state(), "the state")
+        if self._calls_state:
+            self.read_state(self.env, terminated, truncated)
+        elif not self.concatenates:
             if state is None:
                 raise TeamEnvError(f'the observation has no "{STATE}", which its space has.')
             self.state = state
@@ -180,7 +188,7 @@ class GroupedTeam(TeamEnv):
     def _observation(self) -> tuple[Any, ...]:
         if not self._adds_state:
             return tuple(self._observed)
-        state = np.copy(self.seen()[1])
+        state = np.copy(self.seen()[1]) if self.concatenates else self.given_state
         return tuple(
             {**(value if in_dict else {OBS: value}), STATE: state}
             for value, in_dict in zip(self._observed, self._in_dict, strict=True)
@@ -188,17 +196,9 @@ class GroupedTeam(TeamEnv):
 
     def _team_info(self, infos: Mapping[Any, Any]) -> dict[str, Any]:
         """The team's info; where RLlib has grouped the members' infos, with their entries."""
+        refuse_others(infos, [self.team, COMMON], "an info")
         info = infos.get(self.team, {})
         return {**joined(info.get(GROUP_INFO, ())), **info}
-
-    def _refuse_others(self, of_agents: Mapping[Any, Any], what: str) -> None:
-        """Refuses what would be lost."""
-        for agent in of_agents:
-            if agent != self.team:
-                raise TeamEnvError(
-                    f"the env gave {what} to {agent!r}; its one team is {self.team!r}, which gets all observations and "
-                    "rewards."
-                )
 
     def _flag(self, flags: Mapping[Any, bool], name: str) -> bool:
         """Whether the episode ends: for the team, which is all that there is, or for ``"__all__"``."""

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import AECEnv
 
+from rllib_ddn.envs.conventions import COMMON, RewardWatch, refuse_others, unpacked
 from rllib_ddn.envs.single import TEAM_KEYS, TeamEnv
 from rllib_ddn.envs.vector import joined, warn_once
 from rllib_ddn.names import imported, is_custom, nearest
@@ -21,11 +22,12 @@ from rllib_ddn.team import (
     TeamEnvError,
     TeamSpec,
     flat_dtype,
-    flatten,
     number,
     refuse_unknown_keys,
     unbounded_box,
 )
+
+ALL = "__all__"  # RLlib's key for all agents
 
 
 class PettingZooTeam(TeamEnv):
@@ -60,51 +62,57 @@ class PettingZooTeam(TeamEnv):
         self.env = env = _parallel(_made(factory, name, arguments), name)
         self._ended: set[Any] = set()  # agents that have terminated or were truncated in this episode
 
-        _, infos = env.reset(seed=0)
+        _, infos = unpacked(env, "reset", env.reset(seed=0))
         members = [
             Member.of(agent, env.observation_space(agent), env.action_space(agent), ACTION_MASK in infos.get(agent, {}))
             for agent in env.possible_agents
         ]
-        self._state_space = self._space_of_state() if has_state else None
-        state = self._state_space or spaces.Box(0, 1, (0,), np.float32)
+        self.state_space = self._space_of_state() if has_state else None
+        state = self.state_space or spaces.Box(0, 1, (0,), np.float32)
         super().__init__(TeamSpec.of(members, spaces.flatdim(state), flat_dtype(state)), members)
         self.render_mode = getattr(env, "render_mode", None)
+        self._ids = dict.fromkeys(member.id for member in members)
+        self._watch = RewardWatch(env, hints="team_reward" not in config)
 
     def start(self, seed: int | None, options: dict[str, Any] | None = None) -> dict[str, Any]:
-        observations, infos = self.env.reset(seed=seed, options=options)
+        observations, infos = unpacked(self.env, "reset", self.env.reset(seed=seed, options=options))
         self._ended = set()
         self._observe(observations, infos, absent=set())
+        if self.state_space is not None:
+            self.read_state(self.env)
         return self._info(infos)
 
     def advance(self, actions: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
         """One step; the rewards of the agents still there are added up or averaged over the team."""
         present = set(self.env.agents)
-        observations, rewards, terminations, truncations, infos = self.env.step(
-            {
-                member.id: member.first_action + int(action)
-                for member, action in zip(self.members, actions, strict=True)
-                if member.id in present
-            }
-        )
+        chosen = {
+            member.id: member.first_action + int(action)
+            for member, action in zip(self.members, actions, strict=True)
+            if member.id in present
+        }
+        result = unpacked(self.env, "step", self.env.step(chosen))
+        observations, rewards, terminations, truncations, infos = result
+        refuse_others(rewards, self._ids, "a reward")
+        terminated_now, truncated_now = self._flagged(terminations), self._flagged(truncations)
         # Who has terminated has nothing more to see; who is truncated now has a last observation to bootstrap from.
-        absent = self._ended | {agent for agent, ended in terminations.items() if ended}
-        self._ended = absent | {agent for agent, ended in truncations.items() if ended}
+        absent = self._ended | terminated_now
+        self._ended = absent | truncated_now
         finished = self._ended.issuperset(self.env.agents)
-        if finished and self.env.agents:
+        if finished and self.env.agents and ALL not in terminations:
             warn_once(
                 f"{self.env} has terminated or truncated all agents, but leaves {len(self.env.agents)} of them in its "
                 "`agents`, which PettingZoo wants empty then. The episode is taken as ended."
             )
         # Truncated by a limit: at least one agent was still acting when the time ran out.
-        truncated = finished and any(late and not terminations.get(agent) for agent, late in truncations.items())
+        truncated = finished and bool(truncated_now - terminated_now)
+        terminated = finished and not truncated
         self._observe(observations, infos, absent)
-        reward = sum(number(reward, f"agent {agent!r}") for agent, reward in rewards.items())
-        return (
-            reward / (len(self.members) if self._mean else 1),
-            finished and not truncated,
-            truncated,
-            self._info(infos),
-        )
+        if self.state_space is not None:
+            self.read_state(self.env, terminated, truncated)
+        self.member_rewards = [number(rewards.get(agent, 0.0), f"agent {agent!r}") for agent in self._ids]
+        self._watch(self.member_rewards, finished)
+        reward = sum(self.member_rewards) / (len(self._ids) if self._mean else 1)
+        return reward, terminated, truncated, self._info(infos)
 
     def render(self) -> Any:
         return self.env.render()
@@ -112,7 +120,12 @@ class PettingZooTeam(TeamEnv):
     def close(self) -> None:
         self.env.close()
 
+    def _flagged(self, flags: Mapping[Any, bool]) -> set[Any]:
+        """The agents that a flag names; ``"__all__"``, as in RLlib, names all."""
+        return set(self._ids) if flags.get(ALL) else {agent for agent, flag in flags.items() if flag}
+
     def _observe(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any], absent: Collection[Any]) -> None:
+        refuse_others(observations, self._ids, "an observation")
         self.obs[:], self.action_mask[:] = 0, False
         for i, member in enumerate(self.members):
             if member.id not in observations or member.id in absent:
@@ -121,11 +134,10 @@ class PettingZooTeam(TeamEnv):
             obs, available = member.read(observations[member.id], infos.get(member.id, {}).get(ACTION_MASK))
             self.obs[i, : len(obs)] = obs
             self.action_mask[i, : member.num_actions] = True if available is None else available
-        if self._state_space is not None:
-            self.state = flatten(self._state_space, self.env.state(), f"the state of {self.env}")
 
-    def _space_of_state(self) -> spaces.Box:
-        """As large as a state is; its dtype is that of the env's ``state_space``, or else of the array that it gives."""
+    def _space_of_state(self) -> spaces.Space:
+        """The env's ``state_space``, but for a Box: it is as large as a state is, and its dtype is that of ``state_space``,
+        or else of the array that the env gives."""
         try:
             state = self.env.state()
         except (NotImplementedError, AttributeError):
@@ -133,13 +145,17 @@ class PettingZooTeam(TeamEnv):
                 f'{self.env} has no state(): choose env_config={{"state": "concat"}} to use the concatenated observations.'
             ) from None
         declared = getattr(self.env, "state_space", None)
+        if isinstance(declared, spaces.Space) and not isinstance(declared, spaces.Box):
+            return declared
         given = state.dtype if isinstance(state, np.ndarray) else np.dtype(np.float32)  # a list does not tell
-        dtype = flat_dtype(declared) if isinstance(declared, spaces.Space) else given
+        dtype = given if declared is None else flat_dtype(declared)
         return unbounded_box((np.size(state),), np.dtype(np.float32) if dtype == np.float64 else dtype)
 
     def _info(self, infos: Mapping[Any, Any]) -> dict[str, Any]:
         """The members' infos, and beside them each entry of the first member that has it: some have left."""
-        return {**joined(infos.get(member.id, {}) for member in self.members), "agents": infos}
+        everyone = {**self._ids, COMMON: None}
+        refuse_others(infos, everyone, "an info")
+        return {**joined(infos.get(agent, {}) for agent in everyone), "agents": infos}
 
 
 def _load(env: Any):

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rllib_ddn.envs.vector import ConcatenatedStates, VectorTeamEnv
-from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, TeamSpec, team_members, team_spaces
+from rllib_ddn.envs.conventions import warn_of_masks
+from rllib_ddn.envs.vector import ConcatenatedStates, VectorTeamEnv, warn_once
+from rllib_ddn.team import ACTION_MASK, OBS, STATE, Member, TeamEnvError, TeamSpec, flatten, team_members, team_spaces
 
 TEAM = "team"  # the agent id of a team
 TEAM_KEYS = ("state", "max_input_size", "timeouts")  # of every env_config, see as_team_env()
@@ -29,12 +31,17 @@ class TeamEnv(MultiAgentEnv):
         state: ``[S]`` of ``spec.state_dtype``: the global state; not read where it is the concatenated observations.
         action_mask: ``[N, A]`` bool: the available actions.
         concatenates: whether the state is the concatenated observations.
+        state_space: of the state as the env gives it, where it is not ``[S]`` numbers already.
+        member_rewards: the N agents' own rewards of the last step, where they are known.
         render_mode: None, or what :meth:`render` returns.
 
     The arrays may be filled anew at every step, or be replaced.
     """
 
     team: Any = TEAM
+    state_space: spaces.Space | None = None
+    given_state: Any = None  # by state(), before it is flattened
+    member_rewards: Sequence[float] | None = None
     episode_limit: int | None = None  # most steps that an episode can take, where it is known
     render_mode: str | None = None
     state_choices: tuple[str, ...] = ()  # values of env_config["state"] for which the env has a state of its own
@@ -43,6 +50,8 @@ class TeamEnv(MultiAgentEnv):
         super().__init__()
         self.team_spec, self.concatenates = spec, False
         self.members = team_members(*team_spaces(spec)) if members is None else list(members)
+        for member in self.members:
+            warn_of_masks(member.id, member.observation_space)
         self.obs = np.zeros((spec.num_agents, spec.obs_dim), spec.obs_dtype)
         self.state = np.zeros(spec.state_dim, spec.state_dtype)
         self.action_mask = np.ones((spec.num_agents, spec.num_actions), bool)
@@ -96,6 +105,26 @@ class TeamEnv(MultiAgentEnv):
             {self.team: truncated, "__all__": truncated},
             {self.team: info},
         )
+
+    def read_state(self, env: Any, terminated: bool = False, truncated: bool = False) -> None:
+        """Fills ``state`` with the env's ``state()``. Where it gives none at the end of an episode, the last state stays;
+        after a termination it is never used.
+
+        Raises:
+            TeamEnvError: the state does not fit ``state_space``.
+        """
+        try:
+            given = env.state()
+            self.state = flatten(self.state_space, given, f"the state of {env}").astype(self.team_spec.state_dtype)
+            self.given_state = given
+        except Exception as error:
+            if not (terminated or truncated):
+                raise
+            if truncated:
+                warn_once(
+                    f"{env} gives no state after a truncation ({type(error).__name__}): the one before takes its place in "
+                    "the bootstrap value."
+                )
 
     def _observation(self) -> tuple[dict[str, Any], ...]:
         obs, state, mask = map(np.copy, self.seen())

@@ -112,7 +112,7 @@ def export_network(
         "network": network,
         "inputs": inputs,
         "outputs": list(OUTPUTS),
-        "agents": [_described(member) for member in _members(config)],
+        **_of_env(config),
         "padding": PADDING,
         "state": "concat" if config["env_config"].get("state") == "concat" else "env",
         "env": config["env"],
@@ -210,11 +210,15 @@ def _as_json(value: Any) -> Any:
     )
 
 
-def _members(config: Mapping[str, Any]) -> list[Member]:
-    """The agents of the config's env, which is built for that."""
+def _of_env(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The agents of the config's env, which is built for that, and its state space, where the state is not numbers."""
     context = EnvContext(config["env_config"], worker_index=0)
     with contextlib.closing(as_team_env(creator_of(config["env"], config)(context), context)) as env:
-        return env.members
+        state = None if env.concatenates or isinstance(env.state_space, spaces.Box) else env.state_space
+        return {
+            "agents": [_described(member) for member in env.members],
+            "state_space": None if state is None else layout(state),
+        }
 
 
 def _described(member: Member) -> dict[str, Any]:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,6 +19,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
+from rllib_ddn.envs.conventions import described
 from rllib_ddn.rllib.ray_internals import actor_manager, count_restart
 from rllib_ddn.team import TeamEnvError
 
@@ -42,9 +41,7 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """An exception of the env, and where it was raised."""
-        frames = traceback.extract_tb(error.__traceback__)
-        where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
-        return cls(" ".join(f"raised {type(error).__name__}: {error}{where}".split()))
+        return cls(f"raised {described(error)}")
 
     @classmethod
     def of_answer(cls, answer: RayError | Failure) -> Failure:
