@@ -150,12 +150,16 @@ class Broken:
 def test_an_env_is_checked_by_playing():
     told = rllib("check-env", "predator_prey", "--env-config", json.dumps(SMALL_GAME))
     assert told.startswith(
-        "predator_prey: 3 agents, 6 actions, observations of 18 and a state of 32 numbers, at most 12 steps; "
+        "predator_prey: 3 agents, 6 actions, observations of 18 and a state of 32 numbers, at most 12 steps\n"
     )
+    assert "action masks: of 3 of 3 agents" in told
     game = {"env": "mpe2.simple_spread_v3:parallel_env", "N": 2, "max_cycles": 7}
     told = rllib("check-env", "pettingzoo", "--env-config", json.dumps(game))
     assert "2 agents, 5 actions" in told
-    assert "a random episode took 7 steps" in told
+    assert "action masks: none" in told
+    assert "of 5 random episodes 5 truncated after 7 steps" in told
+    assert "all 2 agents get the same reward" in told
+    assert "last info: {}" in told
     told = rllib("check-env", "pettingzoo", "--env-config", json.dumps({"env": f"{__name__}:Broken"}), code=2)
     assert "NaN" in told
     assert "agent 1" in told
@@ -192,7 +196,7 @@ def test_a_game_without_an_end_is_told(monkeypatch):
     assert "max_cycles" in told
     # The env's own limit is an end.
     game = {**SMALL_GAME, "episode_limit": 80, "num_predators": 2, "catchers_needed": 2, "num_prey": 1, "grid_size": 9}
-    assert "a random episode took" in rllib("check-env", "predator_prey", "--env-config", json.dumps(game))
+    assert "5 random episodes" in rllib("check-env", "predator_prey", "--env-config", json.dumps(game))
 
 
 def test_a_film_has_all_frames(tmp_path):
