@@ -495,7 +495,7 @@ def test_observations_by_agent_that_training_refuses(exported, policy):
         (spoiled(action_mask=[0] * 6), "the action mask of agent 'predator_1' is all zero"),
         (spoiled(action_mask=[1, 1]), r"\"action_mask\" of agent 'predator_1' has the shape \(2,\)"),
         (spoiled(action_mask=None), "the observation of agent 'predator_1' has no \"action_mask\""),
-        ({**good, "prey_0": obs[0]}, "observations name 'prey_0', who is none of 'predator_0', 'predator_1'"),
+        ({**good, "prey_0": obs[0]}, "observations name 'prey_0', which is none of 'predator_0', 'predator_1'"),
         ([good], "observations are a dict by agent, or one array; got list"),
     ):
         with pytest.raises(TeamEnvError, match=message) as error:
