@@ -337,7 +337,7 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path, cluster):
         ),
         (
             ["train", "--algo", "DDN", "--env", "predator_prey", "--config", '{"env_config": {"sight": 0}}'],
-            "sight is a whole number",
+            "sight is an integer of at least 1",
         ),
         (["train", "--algo", "PPO", "--env", "math:floor"], "for which the env 'math:floor' is 'math.floor'"),
         (
