@@ -265,7 +265,8 @@ def _description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}).") from error
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has the format version {version}, and this rllib-ddn reads {FORMAT_VERSION}: use the version that wrote it."
+            f"{path} has the format version {version}, and this rllib-ddn reads {FORMAT_VERSION}: use the version "
+            "that wrote it."
         )
     return about
 

@@ -107,8 +107,8 @@ class Member:
 
     @classmethod
     def of(cls, agent: Any, observation_space: spaces.Space, action_space: Any, mask_in_info: bool = False) -> Member:
-        """Reads an agent's spaces. In a Dict with ``action_mask`` or one of ``OBS_KEYS``, ``action_mask`` and ``state`` are
-        what they are called, and the agent observes all other entries.
+        """Reads an agent's spaces. In a Dict with ``action_mask`` or one of ``OBS_KEYS``, ``action_mask`` and
+        ``state`` are what they are called, and the agent observes all other entries.
 
         Raises:
             TeamEnvError: the actions are not discrete, or the mask has another size.
@@ -174,7 +174,9 @@ def common_dtype(members: Iterable[Member]) -> np.dtype:
 
 
 def parts_of(space: Any) -> dict[str, spaces.Space] | None:
-    """The entries of an agent's observation space, where ``action_mask`` and ``state`` have their meaning; else None."""
+    """The entries of an agent's observation space, where ``action_mask`` and ``state`` have their meaning; else
+    None.
+    """
     if isinstance(space, spaces.Dict) and any(key in space.spaces for key in (ACTION_MASK, *OBS_KEYS)):
         return dict(space.spaces)
     return None
@@ -194,7 +196,8 @@ def team_members(
     """
     if len(action_space) != len(observation_space):
         raise TeamEnvError(
-            f"the team has {len(observation_space)} observation spaces but {len(action_space)} action spaces; give each "
+            f"the team has {len(observation_space)} observation spaces but {len(action_space)} action spaces; give "
+            "each "
             "agent one of both."
         )
     sizes = {int(space.n) for space in action_space if isinstance(space, spaces.Discrete)}

@@ -2,14 +2,14 @@
 
 python scripts/chaos.py [--seed 1] [--minutes 30 | --short] [--folder FOLDER]
 
-A small DDN plays Predator-Prey with an env runner on each node. In an order that the seed draws, env runners, a node and
-the trainer are killed by SIGKILL, and envs raise, hang and give NaN; ``--short`` does each once. A killed trainer goes on
-from its last checkpoint, one that a NaN has ended from the checkpoint that it names.
+A small DDN plays Predator-Prey with an env runner on each node. In an order that the seed draws, env runners, a node
+and the trainer are killed by SIGKILL, and envs raise, hang and give NaN; ``--short`` does each once. A killed trainer
+goes on from its last checkpoint, one that a NaN has ended from the checkpoint that it names.
 
-Three books are kept in the folder: ``played`` by the envs (an episode's ticket when it begins; ticket, length and checksum when
-it ends), ``trained`` by the trainer (counters, and the tickets of new episodes in replay), and between its lines
-what was done to it. Each state in replay ends in the ticket of its episode. In the end the books are compared, a table
-tells what was lost, and the exit code is 1 if anything does not add up.
+Three books are kept in the folder: ``played`` by the envs (an episode's ticket when it begins; ticket, length and
+checksum when it ends), ``trained`` by the trainer (counters, and the tickets of new episodes in replay), and between
+its lines what was done to it. Each state in replay ends in the ticket of its episode. In the end the books are
+compared, a table tells what was lost, and the exit code is 1 if anything does not add up.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ RULES = {"grid_size": 4, "num_predators": 3, "num_prey": 2, "penalty": 0.5, "epi
 
 
 class Unruly(parallel_env):
-    """Predator-Prey that does what a file ``raise``, ``hang`` or ``nan`` in the folder tells it, and takes the file away."""
+    """Predator-Prey that does what a file ``raise``, ``hang`` or ``nan`` in the folder tells it, and takes the file
+    away.
+    """
 
     def __init__(self, folder: str, **rules: Any):
         self._ticket = np.zeros(TICKET_BYTES, np.uint8)
@@ -117,7 +119,7 @@ def job() -> str:
     return ray.get_runtime_context().get_job_id()
 
 
-# The trainer ------------------------------------------------------------------------------------------------------------
+# The trainer ----------------------------------------------------------------------------------------------------------
 
 
 def train(folder: Path, address: str, restore: str | None) -> int:
@@ -181,7 +183,7 @@ def rows(algo: Algorithm, slots: np.ndarray) -> list[list[Any]]:
     return [summary(held["state"][k, : lengths[k] + 1], held["rewards"][k, : lengths[k]]) for k in slots]
 
 
-# What is done to it -----------------------------------------------------------------------------------------------------
+# What is done to it ---------------------------------------------------------------------------------------------------
 
 
 class Chaos:
@@ -311,7 +313,8 @@ class Chaos:
     def await_end(self, code: int) -> None:
         if self.trainer.wait(PATIENCE_S) != code:
             sys.exit(
-                f"chaos: the trainer's exit code is {self.trainer.returncode}, not {code}; see {self.folder}/trainer.log"
+                f"chaos: the trainer's exit code is {self.trainer.returncode}, not {code}; see "
+                f"{self.folder}/trainer.log"
             )
 
     def close(self) -> None:
@@ -320,7 +323,7 @@ class Chaos:
         self.cluster.shutdown()
 
 
-# What was lost ----------------------------------------------------------------------------------------------------------
+# What was lost --------------------------------------------------------------------------------------------------------
 
 
 def judge(folder: Path) -> tuple[str, bool]:

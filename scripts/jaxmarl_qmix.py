@@ -4,9 +4,9 @@
     python -m venv venv && venv/bin/pip install -e '.[algs]'
     venv/bin/python .../scripts/jaxmarl_qmix.py . --map 2s3z --steps 1000000
 
-It needs nothing of this package. JaxMARL's script compiles a whole training into one call, so the number of steps is fixed
-beforehand, and settings that are fractions of it (epsilon's, the evaluations') move with it. It logs to Weights & Biases, in
-whose place this script puts itself.
+It needs nothing of this package. JaxMARL's script compiles a whole training into one call, so the number of steps is
+fixed beforehand, and settings that are fractions of it (epsilon's, the evaluations') move with it. It logs to Weights &
+Biases, in whose place this script puts itself.
 """
 
 from __future__ import annotations

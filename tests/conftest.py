@@ -46,7 +46,9 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)  # before ``-m`` selects by the marker
 def pytest_collection_modifyitems(config, items):
-    """Marks what uses a Ray cluster, drops slow tests that were not asked for, and orders modules: without Ray, long, other."""
+    """Marks what uses a Ray cluster, drops slow tests that were not asked for, and orders modules: without Ray, long,
+    other.
+    """
     if not config.option.all and "slow" not in config.option.markexpr:
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)

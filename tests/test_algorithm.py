@@ -92,7 +92,8 @@ def test_remote_runners_act_with_the_learners_weights_and_get_no_others(build):
 def test_the_learner_stats_are_all_there(build):
     algo = build()
     names = {
-        "loss_global", "loss_block", "loss_q", "loss_feature", "loss_idm", "intrinsic_reward_mean", "q_tot_mean", "target_mean",
+        "loss_global", "loss_block", "loss_q", "loss_feature", "loss_idm", "intrinsic_reward_mean", "q_tot_mean",
+        "target_mean",
         "grad_norm_leader", "grad_norm_follower", "grad_norm_intrinsic",
     }  # fmt: skip
     first = learner_stats(algo.train())

@@ -1,4 +1,6 @@
-"""scripts/chaos.py: every fault once, and nothing is lost but what a fault may cost; and what does not add up is found."""
+"""scripts/chaos.py: every fault once, and nothing is lost but what a fault may cost; and what does not add up is
+found.
+"""
 
 import importlib.util
 import json

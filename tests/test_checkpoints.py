@@ -143,8 +143,8 @@ def test_a_save_that_is_interrupted_leaves_the_checkpoint_before_it_whole(build,
 
 @pytest.mark.parametrize("moved", range(4))
 def test_a_save_that_ends_between_two_of_its_moves_leaves_no_mixture(build, tmp_path, monkeypatch, moved):
-    """All files of the second checkpoint are whole, and only some are in their places: iteration, counters, replay, weights
-    and optimizers are all those of the first or all those of the second."""
+    """All files of the second checkpoint are whole, and only some are in their places: iteration, counters, replay,
+    weights and optimizers are all those of the first or all those of the second."""
     algo, saved, left, replace = build(), [], 99, Path.replace
 
     def killed(self, target):

@@ -282,11 +282,13 @@ def test_a_python_file_and_rllibs_own_ppo(tmp_path, cluster):
         ),
         (
             ["train", "--algo", "PPO", "--env", "nowhere.Game"],
-            "the env 'nowhere.Game' cannot be imported: No module named 'nowhere'. Custom modules are looked for in the working",
+            "the env 'nowhere.Game' cannot be imported: No module named 'nowhere'. Custom modules are looked for in "
+            "the working",
         ),
         (
             ["train", "--algo", "DDN", "--env", "my_game:Match"],
-            "the env 'my_game:Match' cannot be imported: No module named 'my_game'. Custom modules are looked for in the working",
+            "the env 'my_game:Match' cannot be imported: No module named 'my_game'. Custom modules are looked for in "
+            "the working",
         ),
         (
             ["train", "--algo", "DDN", "--stop", "5"],

@@ -1,4 +1,6 @@
-"""What the ``rllib`` command does besides training: examples, the env check, films; and what it says while it trains."""
+"""What the ``rllib`` command does besides training: examples, the env check, films; and what it says while it
+trains.
+"""
 
 import json
 import re

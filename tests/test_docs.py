@@ -1,7 +1,7 @@
 """README, CONTRIBUTING and docs/: blocks run, links resolve, generated tables are up to date, and the site builds.
 
-Python blocks run with small budgets. Each shell command goes to the function of its program in ``CHECKS``. A training is
-parsed and checked as the command does it, and then a small one with its settings runs.
+Python blocks run with small budgets. Each shell command goes to the function of its program in ``CHECKS``. A training
+is parsed and checked as the command does it, and then a small one with its settings runs.
 """
 
 import argparse

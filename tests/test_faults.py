@@ -196,7 +196,9 @@ def test_a_failed_sub_environment_is_made_anew_and_the_others_play_on(build, tmp
 
 
 def test_each_played_episode_is_among_the_metrics_once(build, tmp_path, monkeypatch):
-    """Also where the next round is under way when an iteration ends: RLlib, which would wait for it, asks nobody for metrics."""
+    """Also where the next round is under way when an iteration ends: RLlib, which would wait for it, asks nobody for
+    metrics.
+    """
     algo = build(faulty_config(tmp_path, num_env_runners=2).training(sample_ahead=True))
     manager, counted, asked = algo.env_runner_group._worker_manager, 0, []
 

@@ -111,7 +111,9 @@ def test_the_evaluation_at_the_end_counts_where_an_iteration_is_longer_than_the_
 
 
 def test_a_comparison_by_hand(tmp_path):
-    """Of each quarter of the steps, the evaluations from a tenth of all steps before its end to a hundredth after it."""
+    """Of each quarter of the steps, the evaluations from a tenth of all steps before its end to a hundredth after
+    it.
+    """
     found = [trial for trial in reproduce.trials(Table.of("sight"), None, None, None, 100, {}) if trial.row == "ddn"]
     assert [trial.seed for trial in found] == [11, 12, 13]  # seeds with which no setting was chosen
     for trial in found:

@@ -69,8 +69,8 @@ def rows(folder):
 
 @pytest.mark.timeout(1800)
 def test_from_a_killed_training_to_an_exported_policy(tmp_path):
-    """In processes: an env of the working directory is trained in Ray's workers; killed, interrupted and terminated, the
-    training has no gap. Its checkpoint is evaluated and exported."""
+    """In processes: an env of the working directory is trained in Ray's workers; killed, interrupted and terminated,
+    the training has no gap. Its checkpoint is evaluated and exported."""
     (tmp_path / "my_env.py").write_text((Path(__file__).parent / "examples" / "multi_agent_env.py").read_text())
     config = {**plain_config(evaluation_interval=None), "env": "my_env:team", "env_config": {"max_steps": 12}}
     config |= {"num_env_runners": 1, "mixer": {"grid_search": ["qmix", "vdn"]}}
@@ -424,7 +424,9 @@ def test_a_disk_that_fills_up_interrupts_while_all_can_be_saved(tmp_path, monkey
 
 
 def test_progress_csv_has_a_column_for_every_key_of_every_result(tmp_path):
-    """Also for those that come later, and for those that come first when the trial has been resumed in a new session."""
+    """Also for those that come later, and for those that come first when the trial has been resumed in a new
+    session.
+    """
     results = [
         {"training_iteration": 1, "note": 'a, "b"\nc', "config": {"lr": 1}},
         {"training_iteration": 2, "evaluation": {"win_rate": 0.5}},

@@ -76,7 +76,9 @@ def test_tensorboard_is_told_where_the_run_is(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_weights_and_biases_without_its_server(tmp_path, monkeypatch):
-    """Offline, a run goes into a folder for `wandb sync` to send, with results and config by name. Their server is not tried."""
+    """Offline, a run goes into a folder for `wandb sync` to send, with results and config by name. Their server is not
+    tried.
+    """
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     monkeypatch.setenv("WANDB_MODE", "offline")  # else Ray wants a key

@@ -1,4 +1,6 @@
-"""The package as `pip install` gives it: its wheel, in an environment that has nothing else of it, does what users do."""
+"""The package as `pip install` gives it: its wheel, in an environment that has nothing else of it, does what users
+do.
+"""
 
 import json
 import os

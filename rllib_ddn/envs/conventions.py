@@ -70,7 +70,8 @@ def warn_of_masks(agent: Any, space: Any) -> None:
     for key, part in space.spaces.items() if isinstance(space, spaces.Dict) else ():
         if _MASK_LIKE.search(str(key)):
             warn_once(
-                f"agent {agent!r} observes {key!r} as it does anything else, which may be meant as a mask of its actions: "
+                f"agent {agent!r} observes {key!r} as it does anything else, which may be meant as a mask of its "
+                "actions: "
                 f'only "{ACTION_MASK}" masks them.'
             )
         warn_of_masks(agent, part)
@@ -117,11 +118,13 @@ class RewardWatch:
         self._watches = False
         if self._zero_sum == self._rewarded:
             warn_once(
-                f"the rewards of {self._env}'s agents sum to zero at every step, and so does the team's: do two sides play "
+                f"the rewards of {self._env}'s agents sum to zero at every step, and so does the team's: do two "
+                "sides play "
                 "against each other? A team has one goal."
             )
         if self._hints and self._equal == self._rewarded:
             warn_once(
-                f"all {len(rewards)} agents of {self._env} get the same reward at every step, and the team's is the sum: "
+                f"all {len(rewards)} agents of {self._env} get the same reward at every step, and the team's is the "
+                "sum: "
                 'env_config={"team_reward": "mean"} gives the team that reward itself; with "sum" this is not logged.'
             )

@@ -1,8 +1,8 @@
 """RLlib's multi-agent envs as team envs, by the grouping convention of RLlib's QMIX.
 
-Such an env is a ``MultiAgentEnv`` with one agent, the team (``with_agent_groups``). Its observation space is a ``Tuple``
-with one entry per agent: a ``Dict`` with ``obs`` and, if the env has them, ``action_mask`` and ``state``; or a plain
-space. Its action space is a ``Tuple`` of equal ``Discrete`` spaces.
+Such an env is a ``MultiAgentEnv`` with one agent, the team (``with_agent_groups``). Its observation space is a
+``Tuple`` with one entry per agent: a ``Dict`` with ``obs`` and, if the env has them, ``action_mask`` and ``state``; or
+a plain space. Its action space is a ``Tuple`` of equal ``Discrete`` spaces.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def as_team_env(env: Any, env_config: dict[str, Any]) -> TeamEnv:
     for name, size in (("an agent's observation", team.team_spec.obs_dim), ("the state", team.team_spec.state_dim)):
         if size > most:
             raise TeamEnvError(
-                f"{name} has {size:,} numbers, more than {most:,}: the networks are for vectors, not for images. Choose "
+                f"{name} has {size:,} numbers, more than {most:,}: the networks are for vectors, not for images. "
+                "Choose "
                 f'features, or set env_config={{"max_input_size": {size}}} to train on it all the same.'
             )
     return team
@@ -98,7 +99,8 @@ def team_of(env: Any) -> tuple[Any, spaces.Tuple, spaces.Tuple]:
     if not isinstance(observation_space, spaces.Tuple) or not isinstance(action_space, spaces.Tuple):
         raise TeamEnvError(
             f"{type(env).__name__} is not grouped: its observation and action space are {_kind(observation_space)} and "
-            f"{_kind(action_space)}, but a team has a Tuple of each (obs_space=..., act_space=... of with_agent_groups()). "
+            f"{_kind(action_space)}, but a team has a Tuple of each (obs_space=..., act_space=... of "
+            "with_agent_groups()). "
             f"{how}"
         )
     return (ids[0] if ids else "team"), observation_space, action_space

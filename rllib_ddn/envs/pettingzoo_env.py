@@ -136,13 +136,14 @@ class PettingZooTeam(TeamEnv):
             self.action_mask[i, : member.num_actions] = True if available is None else available
 
     def _space_of_state(self) -> spaces.Space:
-        """The env's ``state_space``, but for a Box: it is as large as a state is, and its dtype is that of ``state_space``,
-        or else of the array that the env gives."""
+        """The env's ``state_space``, but for a Box: it is as large as a state is, and its dtype is that of
+        ``state_space``, or else of the array that the env gives."""
         try:
             state = self.env.state()
         except (NotImplementedError, AttributeError):
             raise TeamEnvError(
-                f'{self.env} has no state(): choose env_config={{"state": "concat"}} to use the concatenated observations.'
+                f'{self.env} has no state(): choose env_config={{"state": "concat"}} to use the concatenated '
+                "observations."
             ) from None
         declared = getattr(self.env, "state_space", None)
         if isinstance(declared, spaces.Space) and not isinstance(declared, spaces.Box):

@@ -4,8 +4,8 @@ The task of Boehmer et al. 2020, with the settings that Weighted QMIX and the DD
 (section 5.2) use: 8 predators, 8 prey, a 10 x 10 grid, 5 x 5 views, reward 10 for a joint capture
 and a penalty for a lone attempt.
 
-:class:`VectorPredatorPrey` steps any number of envs at once in NumPy; :class:`parallel_env` is one of them as a PettingZoo
-env. Nothing here imports Ray.
+:class:`VectorPredatorPrey` steps any number of envs at once in NumPy; :class:`parallel_env` is one of them as a
+PettingZoo env. Nothing here imports Ray.
 
 Rules of one step
     1. The predators move one after another in random order. A move into an occupied cell does
@@ -408,8 +408,8 @@ class parallel_env(ParallelEnv):  # noqa: N801  (PettingZoo's name for it)
         return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict | None = None):
-        """Starts an episode. ``options`` may hold where it starts, ``{"predators": [P, 2], "prey": [Q, 2]}`` with the row
-        and column of each."""
+        """Starts an episode. ``options`` may hold where it starts, ``{"predators": [P, 2], "prey": [Q, 2]}`` with the
+        row and column of each."""
         if seed is not None:
             self._seeds = np.random.default_rng(seed)
         self.vector.reset(np.array([self._seeds.integers(2**31) if seed is None else seed]))

@@ -19,7 +19,8 @@ TEAM_KEYS = ("state", "max_input_size", "timeouts")  # of every env_config, see 
 
 
 class TeamEnv(MultiAgentEnv):
-    """One env of a team. Derived classes fill arrays in :meth:`start` and :meth:`advance`; RLlib's methods follow from them.
+    """One env of a team. Derived classes fill arrays in :meth:`start` and :meth:`advance`; RLlib's methods follow from
+    them.
 
     Args:
         spec: the sizes and dtypes.
@@ -69,8 +70,8 @@ class TeamEnv(MultiAgentEnv):
             actions: ``[N]``, indices of available actions.
 
         Returns:
-            The team's reward, terminated, truncated, and the info. Of the keys in the last info ``battle_won`` counts as
-            a win or not, and :data:`rllib_ddn.envs.vector.BROKEN` leaves the episode out.
+            The team's reward, terminated, truncated, and the info. Of the keys in the last info ``battle_won`` counts
+            as a win or not, and :data:`rllib_ddn.envs.vector.BROKEN` leaves the episode out.
         """
 
     @property
@@ -107,8 +108,8 @@ class TeamEnv(MultiAgentEnv):
         )
 
     def read_state(self, env: Any, terminated: bool = False, truncated: bool = False) -> None:
-        """Fills ``state`` with the env's ``state()``. Where it gives none at the end of an episode, the last state stays;
-        after a termination it is never used.
+        """Fills ``state`` with the env's ``state()``. Where it gives none at the end of an episode, the last state
+        stays; after a termination it is never used.
 
         Raises:
             TeamEnvError: the state does not fit ``state_space``.
@@ -122,7 +123,8 @@ class TeamEnv(MultiAgentEnv):
                 raise
             if truncated:
                 warn_once(
-                    f"{env} gives no state after a truncation ({type(error).__name__}): the one before takes its place in "
+                    f"{env} gives no state after a truncation ({type(error).__name__}): the one before takes its "
+                    "place in "
                     "the bootstrap value."
                 )
 

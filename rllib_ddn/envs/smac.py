@@ -218,7 +218,8 @@ def _checked(version: Any, arguments: dict[str, Any]) -> Any:
     if importlib.util.find_spec(package) is None:
         raise TeamEnvError(
             f'the env "smac" with version {version} needs the package {package}: pip install --no-deps '
-            f"git+https://github.com/oxwhirl/{package} (see docs/environments.md; `pip install smac` is another project)."
+            f"git+https://github.com/oxwhirl/{package} (see docs/environments.md; `pip install smac` is another "
+            "project)."
         )
     try:
         module = importlib.import_module(f"{package}.env")
@@ -233,7 +234,8 @@ def _checked(version: Any, arguments: dict[str, Any]) -> Any:
     except ImportError as error:
         if error.name == f"{package}.env":
             raise TeamEnvError(
-                f"the installed package smac has no smac.env: it is SMAC3, the hyperparameter optimizer that PyPI calls smac. "
+                "the installed package smac has no smac.env: it is SMAC3, the hyperparameter optimizer that PyPI "
+                "calls smac. "
                 f"pip uninstall smac, then pip install --no-deps git+https://{SMAC_PAGE}."
             ) from error
         needs = "It needs pysc2 and pys2clientprotocol (see docs/environments.md)."

@@ -188,6 +188,7 @@ def warn_of_long_episode(env: str, step: int) -> None:
     """
     if step == LONG_EPISODE:
         warn_once(
-            f"an episode of {env} has not ended after {step:,} steps, all of which are kept in memory: give the env a limit "
+            f"an episode of {env} has not ended after {step:,} steps, all of which are kept in memory: give the env "
+            "a limit "
             "after which it truncates."
         )

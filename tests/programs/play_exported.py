@@ -3,8 +3,8 @@
     play_exported.py FOLDER EPISODES.npz PACKAGE...
 
 Loading the policy must not unpickle anything that names a class or function, which is how a pickle runs code.
-The episodes hold what RLlib's policy saw and did: obs ``[T, N, O]``, action_mask, actions ``[T, N]`` and q ``[T, N, A]``.
-Where PettingZoo may be imported, the env must be Predator-Prey, and a game of it is played.
+The episodes hold what RLlib's policy saw and did: obs ``[T, N, O]``, action_mask, actions ``[T, N]`` and q
+``[T, N, A]``. Where PettingZoo may be imported, the env must be Predator-Prey, and a game of it is played.
 """
 
 import pickle

@@ -1,4 +1,6 @@
-"""Runs the Python blocks of pages, each page from top to bottom, with a test's budgets: ``CHECKPOINT STORAGE PAGE...``."""
+"""Runs the Python blocks of pages, each page from top to bottom, with a test's budgets: ``CHECKPOINT STORAGE
+PAGE...``.
+"""
 
 import sys
 from pathlib import Path

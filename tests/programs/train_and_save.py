@@ -1,5 +1,5 @@
-"""Trains, and saves checkpoint and weights in ``FOLDER/0`` after some iterations, in ``FOLDER/1`` after more, and so on:
-``FOLDER STAGE ITERATIONS... [--restore FOLDER]``."""
+"""Trains, and saves checkpoint and weights in ``FOLDER/0`` after some iterations, in ``FOLDER/1`` after more, and so
+on: ``FOLDER STAGE ITERATIONS... [--restore FOLDER]``."""
 
 import argparse
 from pathlib import Path

@@ -7,8 +7,8 @@ from examples.parallel_env import Meeting
 
 
 class Faulty(Meeting):
-    """Looks at each step into a folder for a file ``raise`` or ``hang``, takes it away, and does so; ``raise always`` stays.
-    While there is a file ``wait``, no env comes to be."""
+    """Looks at each step into a folder for a file ``raise`` or ``hang``, takes it away, and does so; ``raise always``
+    stays. While there is a file ``wait``, no env comes to be."""
 
     def __init__(self, folder):
         super().__init__(max_steps=4)
