@@ -191,7 +191,9 @@ def test_several_experiments_run_one_after_the_other_and_one_from_a_checkpoint(t
         assert len(list(result.parent.glob("checkpoint_*"))) == 1
         return [json.loads(line)["training_iteration"] for line in result.read_text().splitlines()]
 
-    assert out.index("restored: results go to") < out.index("searched: results go to")
+    first, second = out.split("searched: results go to")
+    assert "restored: results go to" in first
+    assert "| follower |" in second.replace("  ", " ").replace("  ", " ")
     assert (iterations("restored"), iterations("searched")) == ([5, 6], [1, 2])  # from the checkpoint's 4
     del file["searched"], file["restored"]["restore"]
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(file))

@@ -224,7 +224,7 @@ class Reporter(CLIReporter):
             "evaluation/agent/win_rate": "win rate",
             "best/score": "best score",
         }
-        super().__init__(metric_columns=columns)
+        super().__init__(metric_columns=columns, print_intermediate_tables=True)
         self._rows: list[tuple[Any, ...]] = []
         self._time = -math.inf
 
