@@ -531,7 +531,7 @@ def test_folders_that_hold_no_policy(exported, tmp_path):
         ExportedPolicy(tmp_path)
     about = json.loads((exported("smax").folder / "policy.json").read_text())
     (tmp_path / "policy.json").write_text(json.dumps({**about, "format_version": FORMAT_VERSION + 1}))
-    with pytest.raises(ValueError, match=r"has the format version .*: export again"):
+    with pytest.raises(ValueError, match=r"has the format version .*: use the version that wrote it"):
         ExportedPolicy(tmp_path)
     (tmp_path / "policy.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match=r"follower.onnx is missing, which policy.json names"):

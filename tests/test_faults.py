@@ -223,7 +223,7 @@ class Runner(FaultAwareApply):
 
 def test_one_that_died_and_is_back_before_it_is_waited_for_did_not_hang():
     manager = FaultTolerantActorManager([Runner.remote()])
-    group = SimpleNamespace(_worker_manager=manager)
+    group = SimpleNamespace(_worker_manager=manager, foreach_env_runner=lambda *args, **kwargs: [])
     runners = Runners(group, small_config())
     (runner,) = manager.actors()
     runners.submit(lambda runner: "episodes")
