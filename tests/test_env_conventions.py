@@ -131,6 +131,32 @@ def test_a_state_that_is_not_given_in_mid_episode(team):
         played(team(Never))
 
 
+def test_a_state_beside_the_observations(warnings):
+    class Seen(Toy):
+        terminates = True
+
+        def observation_space(self, agent):
+            return Dict({"obs": super().observation_space(agent), "state": Discrete(6)})
+
+        def observe(self, agent):
+            return {"obs": super().observe(agent), "state": self.t}
+
+        def state(self):
+            raise NotImplementedError
+
+        def step(self, actions):
+            observations, *rest = super().step(actions)
+            return (observations if self.agents else {}), *rest
+
+    env = parallel(Seen)
+    envs, *_ = played(env)
+    assert (envs.spec.obs_dim, envs.spec.state_dim) == (3, 6)
+    assert envs.state[0].tolist() == [0, 0, 0, 0, 1, 0]  # before the end, after which nothing is observed
+    assert played(env, steps=2)[0].state[0].tolist() == [0, 0, 1, 0, 0, 0]
+    assert not warnings()
+    assert played(parallel(Seen, state="concat"), steps=1)[0].state[0].tolist() == [1, 2, 3, 1, 2, 3]
+
+
 def test_rewards_as_arrays_of_one_number():
     class Arrays(Toy):
         def step(self, actions):

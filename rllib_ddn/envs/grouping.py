@@ -181,7 +181,7 @@ class GroupedTeam(TeamEnv):
         self._observed = observations[self.team]
         self.obs, self.action_mask, state = encode(self._observed, self.members, self.team_spec)
         if self._calls_state:
-            self.read_state(self.env, terminated, truncated)
+            self.read_state(self.env.state, terminated, truncated)
         elif not self.concatenates:
             if state is None:
                 raise TeamEnvError(f'the observation has no "{STATE}", which its space has.')

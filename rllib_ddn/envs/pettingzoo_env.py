@@ -18,6 +18,7 @@ from rllib_ddn.envs.vector import joined, warn_once
 from rllib_ddn.names import imported, is_custom, nearest
 from rllib_ddn.team import (
     ACTION_MASK,
+    STATE,
     Member,
     TeamEnvError,
     TeamSpec,
@@ -43,7 +44,7 @@ class PettingZooTeam(TeamEnv):
 
             - ``env``: the factory, ``"package.module:parallel_env"`` or a callable;
             - ``team_reward``: ``"sum"`` (default) or ``"mean"`` of the agents' rewards;
-            - ``state``: ``"env"`` (default: the env's own ``state()``) or ``"concat"``, with which no ``state()``
+            - ``state``: ``"env"`` (default: ``state`` beside the agents' observations, or the env's ``state()``) or ``"concat"``, with which no ``state()``
               is needed, and :func:`rllib_ddn.envs.grouping.as_team_env` concatenates the observations;
             - ``max_input_size``, ``timeouts``: see :func:`rllib_ddn.envs.grouping.as_team_env`;
             - every other key is an argument of the factory.
@@ -67,7 +68,10 @@ class PettingZooTeam(TeamEnv):
             Member.of(agent, env.observation_space(agent), env.action_space(agent), ACTION_MASK in infos.get(agent, {}))
             for agent in env.possible_agents
         ]
-        self.state_space = self._space_of_state() if has_state else None
+        self._observes_state = has_state and members[0].state_space is not None
+        self.state_space = (
+            members[0].state_space if self._observes_state else self._space_of_state() if has_state else None
+        )
         state = self.state_space or spaces.Box(0, 1, (0,), np.float32)
         super().__init__(TeamSpec.of(members, spaces.flatdim(state), flat_dtype(state)), members)
         self.render_mode = getattr(env, "render_mode", None)
@@ -78,8 +82,7 @@ class PettingZooTeam(TeamEnv):
         observations, infos = unpacked(self.env, "reset", self.env.reset(seed=seed, options=options))
         self._ended = set()
         self._observe(observations, infos, absent=set())
-        if self.state_space is not None:
-            self.read_state(self.env)
+        self._observe_state(observations)
         return self._info(infos)
 
     def advance(self, actions: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
@@ -107,8 +110,7 @@ class PettingZooTeam(TeamEnv):
         truncated = finished and bool(truncated_now - terminated_now)
         terminated = finished and not truncated
         self._observe(observations, infos, absent)
-        if self.state_space is not None:
-            self.read_state(self.env, terminated, truncated)
+        self._observe_state(observations, terminated, truncated)
         self.member_rewards = [number(rewards.get(agent, 0.0), f"agent {agent!r}") for agent in self._ids]
         self._watch(self.member_rewards, finished)
         reward = sum(self.member_rewards) / (len(self._ids) if self._mean else 1)
@@ -134,6 +136,12 @@ class PettingZooTeam(TeamEnv):
             obs, available = member.read(observations[member.id], infos.get(member.id, {}).get(ACTION_MASK))
             self.obs[i, : len(obs)] = obs
             self.action_mask[i, : member.num_actions] = True if available is None else available
+
+    def _observe_state(self, observations: Mapping[Any, Any], *ends: bool) -> None:
+        if self._observes_state:
+            self.read_state(lambda: next(value[STATE] for value in observations.values()), *ends)
+        elif self.state_space is not None:
+            self.read_state(self.env.state, *ends)
 
     def _space_of_state(self) -> spaces.Space:
         """The env's ``state_space``, but for a Box: it is as large as a state is, and its dtype is that of

@@ -41,7 +41,8 @@ class TeamEnv(MultiAgentEnv):
 
     team: Any = TEAM
     state_space: spaces.Space | None = None
-    given_state: Any = None  # by state(), before it is flattened
+    given_state: Any = None  # the state before it is flattened
+    env: Any = None  # that is wrapped, if any
     member_rewards: Sequence[float] | None = None
     episode_limit: int | None = None  # most steps that an episode can take, where it is known
     render_mode: str | None = None
@@ -107,25 +108,29 @@ class TeamEnv(MultiAgentEnv):
             {self.team: info},
         )
 
-    def read_state(self, env: Any, terminated: bool = False, truncated: bool = False) -> None:
-        """Fills ``state`` with the env's ``state()``. Where it gives none at the end of an episode, the last state
-        stays; after a termination it is never used.
+    def read_state(self, give: Callable[[], Any], terminated: bool = False, truncated: bool = False) -> None:
+        """Fills ``state``. Where the env gives none at the end of an episode, the last state stays; after a termination
+        it is never used.
+
+        Args:
+            give: returns the state as the env has it.
+            terminated, truncated: whether this is the end of an episode.
 
         Raises:
             TeamEnvError: the state does not fit ``state_space``.
         """
         try:
-            given = env.state()
-            self.state = flatten(self.state_space, given, f"the state of {env}").astype(self.team_spec.state_dtype)
+            given = give()
+            flat = flatten(self.state_space, given, f"the state of {self.env}")
+            self.state = flat.astype(self.team_spec.state_dtype, copy=False)
             self.given_state = given
         except Exception as error:
             if not (terminated or truncated):
                 raise
             if truncated:
                 warn_once(
-                    f"{env} gives no state after a truncation ({type(error).__name__}): the one before takes its "
-                    "place in "
-                    "the bootstrap value."
+                    f"{self.env} gives no state after a truncation ({type(error).__name__}): the one before takes its "
+                    "place in the bootstrap value."
                 )
 
     def _observation(self) -> tuple[dict[str, Any], ...]:
