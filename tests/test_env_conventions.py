@@ -83,6 +83,16 @@ def test_what_may_be_meant_as_a_mask_is_logged_once(team, warnings):
     assert all("avail_actions" in text or "legal_moves" in text for text in warnings())
 
 
+def test_masks_in_infos_under_another_name_are_logged_once(warnings):
+    class Told(Toy):
+        def reset(self, seed=None, options=None):
+            observations, infos = super().reset()
+            return observations, {agent: {"avail_actions": [1, 0, 1]} for agent in infos}
+
+    played(parallel(Told), steps=1)
+    assert ["avail_actions" in text for text in warnings()] == [True, True]
+
+
 @both_kinds
 def test_parts_beside_the_observation_are_observed(team):
     class Goal(Toy):

@@ -65,16 +65,22 @@ def refuse_others(agents: Iterable[Any], known: Collection[Any], what: str) -> N
             raise TeamEnvError(f"the env gave {what} to {agent!r}; its team is {shown}.")
 
 
-def warn_of_masks(agent: Any, space: Any) -> None:
-    """Warns, once in a process, of each entry in an agent's observations that may be meant as an action mask."""
-    for key, part in space.spaces.items() if isinstance(space, spaces.Dict) else ():
-        if _MASK_LIKE.search(str(key)):
+def warn_of_masks(agent: Any, given: Any) -> None:
+    """Warns, once in a process, of each key that may be meant as an action mask and is not taken for one.
+
+    Args:
+        agent: its name.
+        given: its observation space, or its info.
+    """
+    parts = given.spaces if isinstance(given, spaces.Dict) else given if isinstance(given, Mapping) else {}
+    for key, part in parts.items():
+        if key != ACTION_MASK and _MASK_LIKE.search(str(key)):
             warn_once(
-                f"agent {agent!r} observes {key!r} as it does anything else, which may be meant as a mask of its "
-                "actions: "
-                f'only "{ACTION_MASK}" masks them.'
+                f"agent {agent!r} gets {key!r}, which may be meant as a mask of its actions, but does not mask "
+                f'them: only "{ACTION_MASK}" does.'
             )
-        warn_of_masks(agent, part)
+        if isinstance(part, spaces.Dict):
+            warn_of_masks(agent, part)
 
 
 def described(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import AECEnv
 
-from rllib_ddn.envs.conventions import COMMON, RewardWatch, refuse_others, unpacked
+from rllib_ddn.envs.conventions import COMMON, RewardWatch, refuse_others, unpacked, warn_of_masks
 from rllib_ddn.envs.single import TEAM_KEYS, TeamEnv
 from rllib_ddn.envs.vector import joined, warn_once
 from rllib_ddn.names import imported, is_custom, nearest
@@ -44,8 +44,9 @@ class PettingZooTeam(TeamEnv):
 
             - ``env``: the factory, ``"package.module:parallel_env"`` or a callable;
             - ``team_reward``: ``"sum"`` (default) or ``"mean"`` of the agents' rewards;
-            - ``state``: ``"env"`` (default: ``state`` beside the agents' observations, or the env's ``state()``) or ``"concat"``, with which no ``state()``
-              is needed, and :func:`rllib_ddn.envs.grouping.as_team_env` concatenates the observations;
+            - ``state``: ``"env"`` (default: ``state`` beside the agents' observations, or the env's ``state()``), or
+              ``"concat"``, for which the env needs none: :func:`rllib_ddn.envs.grouping.as_team_env` concatenates the
+              observations;
             - ``max_input_size``, ``timeouts``: see :func:`rllib_ddn.envs.grouping.as_team_env`;
             - every other key is an argument of the factory.
 
@@ -69,13 +70,14 @@ class PettingZooTeam(TeamEnv):
             for agent in env.possible_agents
         ]
         self._observes_state = has_state and members[0].state_space is not None
-        self.state_space = (
-            members[0].state_space if self._observes_state else self._space_of_state() if has_state else None
-        )
+        if has_state:
+            self.state_space = members[0].state_space or self._space_of_state()
         state = self.state_space or spaces.Box(0, 1, (0,), np.float32)
         super().__init__(TeamSpec.of(members, spaces.flatdim(state), flat_dtype(state)), members)
         self.render_mode = getattr(env, "render_mode", None)
         self._ids = dict.fromkeys(member.id for member in members)
+        for agent in self._ids:
+            warn_of_masks(agent, infos.get(agent, {}))
         self._watch = RewardWatch(env, hints="team_reward" not in config)
 
     def start(self, seed: int | None, options: dict[str, Any] | None = None) -> dict[str, Any]:
