@@ -213,6 +213,10 @@ def resume(name: str, spec: dict[str, Any], settings: dict[str, Any]) -> ResumeC
                 except ValueError as error:
                     raise ValueError(f"{error} {FROM_A_CHECKPOINT}") from error
             folder.trim(trial.relative_logdir, newest.metrics)
+            if folder.is_local:
+                # Tune deletes a checkpoint before it saves that it has, and after a kill in between misses the folder.
+                for kept in trial.run_metadata.checkpoint_manager.best_checkpoint_results:
+                    Path(kept.checkpoint.path).mkdir(exist_ok=True)
         elif folder.files(re.escape(trial.relative_logdir) + r"/result\.json"):
             aside = folder.move_aside(trial.relative_logdir)
             typer.echo(f"rllib: no checkpoint of {trial}: starting over; the old results are now in {aside}")
