@@ -314,7 +314,7 @@ def test_without_the_game_its_maps_or_the_map(stand_in, game, monkeypatch):
     with pytest.raises(TeamEnvError, match=r"Maps has no MMM2.SC2Map: unpack SMAC's maps there"):
         SMACTeam({"map_name": "MMM2"})
     (game / "Versions").rmdir()
-    with pytest.raises(TeamEnvError, match=r"holds no game .no folder Versions.: set SC2PATH"):
+    with pytest.raises(TeamEnvError, match=r"holds no StarCraft II .no folder Versions.: set SC2PATH"):
         SMACTeam({"map_name": "3s5z"})
     monkeypatch.setenv("SC2PATH", str(game / "nowhere"))
     with pytest.raises(TeamEnvError, match=r"SC2PATH .*nowhere does not exist: install StarCraft II"):

@@ -1,6 +1,6 @@
 """SMAC: StarCraft II micromanagement (Samvelyan et al. 2019), on ``smac.env.StarCraft2Env``.
 
-Needs the game, its maps, and the packages ``smac`` (github.com/oxwhirl/smac; what PyPI calls smac is
+Needs StarCraft II, SMAC's maps, and the packages ``smac`` (github.com/oxwhirl/smac; what PyPI calls smac is
 another project) and ``pysc2``. docs/environments.md tells how to install them beside Ray and TensorBoard.
 """
 
@@ -240,14 +240,14 @@ def _checked(version: Any, arguments: dict[str, Any]) -> Any:
             ) from error
         needs = "It needs pysc2 and pys2clientprotocol (see docs/environments.md)."
         raise TeamEnvError(f"{package} cannot be imported: {error}. {needs}") from error
-    _check_game(version, arguments["map_name"], maps)
+    _check_starcraft(version, arguments["map_name"], maps)
     refuse_unknown_keys("smac", arguments, [*inspect.signature(module.StarCraft2Env).parameters, *OWN_KEYS, *TEAM_KEYS])
     if version == 1:
         return module.StarCraft2Env
     return importlib.import_module("smacv2.env.starcraft2.wrapper").StarCraftCapabilityEnvWrapper
 
 
-def _check_game(version: int, name: str, maps: Any) -> None:
+def _check_starcraft(version: int, name: str, maps: Any) -> None:
     registry = maps.get_smac_map_registry()
     if name not in registry:
         raise TeamEnvError(
@@ -259,7 +259,7 @@ def _check_game(version: int, name: str, maps: Any) -> None:
         raise TeamEnvError(f"{told} {path} does not exist: install StarCraft II and set SC2PATH to its folder.")
     if not (path / "Versions").is_dir():
         raise TeamEnvError(
-            f"{told} {path} holds no game (no folder Versions): set SC2PATH to the folder of StarCraft II."
+            f"{told} {path} holds no StarCraft II (no folder Versions): set SC2PATH to the folder of StarCraft II."
         )
     files = {file.stem for file in (path / "Maps").rglob("*.SC2Map")} if (path / "Maps").is_dir() else set()
     needed = registry[name].get("map_name", name) if version == 2 else name

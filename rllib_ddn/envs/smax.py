@@ -1,6 +1,7 @@
-"""SMAX: StarCraft-like battles without StarCraft (JaxMARL, Rutherford et al. 2023), all games in one call.
+"""SMAX: StarCraft-like battles without StarCraft (JaxMARL, Rutherford et al. 2023), all episodes in one
+call.
 
-SMAX's scenarios have the names of SMAC's maps, but it is a game of its own with a scripted enemy:
+SMAX's scenarios have the names of SMAC's maps, but it is a benchmark of its own with a scripted enemy:
 its win rates say nothing about SMAC's. It needs the extra ``smax``.
 """
 
@@ -75,7 +76,7 @@ class VectorSMAX(VectorTeamEnv):
         self.action_mask = np.ones((num_envs, spec.num_agents, spec.num_actions), bool)
 
     def reset(self, seeds: np.ndarray) -> None:
-        """Starts new battles in the first ``len(seeds)`` games, each with its own seed, and any in the rest."""
+        """Starts new battles in the first ``len(seeds)`` envs, each with its own seed, and any in the rest."""
         all_seeds = np.resize(np.asarray(seeds, np.uint32), self._num_envs)
         self._world, observed = self._reset(all_seeds)
         self._observe(observed)
@@ -107,7 +108,7 @@ class VectorSMAX(VectorTeamEnv):
 
 @functools.cache
 def _compiled(battle: Any) -> tuple[Any, Any]:
-    """The functions that reset and step any number of games, compiled once in a process for each number.
+    """The functions that reset and step any number of envs, compiled once in a process for each number.
 
     ``reset(seeds [E])`` gives the world and what is observed (obs, state, action masks); ``step(world,
     actions [E, N])`` these and the outcome (reward, terminated, truncated, won, dead allies, dead enemies).
